@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * Who had the CPU while a thread of an operation could have run. Each CPU keeps who ran
+ * on it last, but only as long as such a thread waits anywhere: else a switch costs one
+ * load here.
+ */
+
+#define MAX_RAN 64
+/* Of all that ran during a wait, as many are named; the rest stays without a name. */
+#define MAX_NAMED 3
+#define NAMED_RUN_NS 250000
+
+struct ran {
+	u64 end_ns; /* ran from the end of the one before it until then */
+	struct proc_id proc;
+};
+
+struct cpu_rec {
+	struct ran ran[MAX_RAN];
+	u64 current; /* struct task_struct * that runs now */
+	u32 next;
+	u32 pad;
+};
+
+/* In assembly, for clang might mask where the verifier does not see it. */
+static __always_inline struct ran *ran_at(struct cpu_rec *cpu, u64 index)
+{
+	asm volatile("%0 &= %1" : "+r"(index) : "i"(MAX_RAN - 1));
+	return &cpu->ran[index];
+}
+
+BPF_ARRAY(cpus, struct cpu_rec, MAX_CPUS);
+/* How many threads of operations could run and do not. */
+BPF_ARRAY(waiting, u64, 1);
+
+#ifdef OFF_cfs_rq__throttled_clock_pelt_time
+static __always_inline u64 cfs_rq_of(u64 task)
+{
+	return read_u64(task + OFF_task_struct__se + OFF_sched_entity__cfs_rq);
+}
+
+static __always_inline u64 throttled_of(u64 cfs_rq)
+{
+	return cfs_rq ? read_u64(cfs_rq + OFF_cfs_rq__throttled_clock_pelt_time) : 0;
+}
+#else
+/* No quotas in this kernel. */
+#define cfs_rq_of(task) 0
+#define throttled_of(cfs_rq) 0
+#endif
+
+/* It could run from now on. */
+static __always_inline void op_queued(struct op_rec *op, u64 task, u64 now)
+{
+	u32 zero = 0;
+	u64 *count = waiting.lookup(&zero);
+
+	if (count && !op->queued_ns)
+		__sync_fetch_and_add(count, 1);
+	op->queued_ns = now;
+	op->cfs_rq = cfs_rq_of(task);
+	op->throttled = throttled_of(op->cfs_rq);
+}
+
+/* It runs, or it sleeps. */
+static __always_inline void op_unqueued(struct op_rec *op)
+{
+	u32 zero = 0;
+	u64 *count = waiting.lookup(&zero);
+
+	if (count && op->queued_ns)
+		__sync_fetch_and_add(count, -1);
+	op->queued_ns = 0;
+}
+
+/* At a switch on this CPU: the current task has had it until now, the next one has it. */
+static __always_inline void note_ran(struct cpu_rec *cpu, u64 next)
+{
+	u32 zero = 0, tgid = bpf_get_current_pid_tgid() >> 32;
+	u64 *count = waiting.lookup(&zero);
+	struct proc_id id = {};
+	struct ran *ran;
+	u64 now, since;
+
+	cpu->current = next;
+	if (!count || !*count)
+		return;
+	now = bpf_ktime_get_ns();
+	ran = ran_at(cpu, cpu->next - 1);
+	since = ran->end_ns;
+	/*
+	 * Many short runs shall not push a long one out: together they have no name. Nor have
+	 * we: what we cost is told apart.
+	 */
+	if (tgid && now - since >= NAMED_RUN_NS && !is_own())
+		proc_of(current_task(), &id);
+	if (ran->proc.tgid != id.tgid || ran->proc.start_ns != id.start_ns)
+		ran = ran_at(cpu, cpu->next++);
+	ran->end_ns = now;
+	ran->proc = id;
+	if (id.tgid && now - since >= stack_ns())
+		note_current(&id);
+}
+
+/* What a wait for a CPU is put down to: some processes, a quota, and what is left. */
+#define MAX_PARTS (MAX_NAMED + 2)
+struct part {
+	struct proc_id proc;
+	u64 ns;
+	u64 kind;
+};
+struct parts {
+	struct part part[8];
+};
+BPF_PERCPU_ARRAY(scratch_parts, struct parts, 1);
+
+/* Add time to the part of a process, as far as there is one for it. */
+static __always_inline void add_part(struct parts *parts, struct proc_id *id, u64 ns)
+{
+#pragma unroll
+	for (int i = 0; i < MAX_NAMED; i++) {
+		struct part *part = &parts->part[i];
+
+		if (part->ns && (part->proc.tgid != id->tgid || part->proc.start_ns != id->start_ns))
+			continue;
+		part->proc = *id;
+		part->kind = WAIT_RUNNABLE;
+		part->ns += ns;
+		break;
+	}
+}
+
+/* Put the time from..now in this CPU's queue down to those who ran there. */
+static __always_inline void find_parts(struct parts *parts, struct cpu_rec *cpu,
+				       struct proc_id *id, u64 from, u64 now)
+{
+	u64 until = now;
+
+#pragma clang loop unroll(disable)
+	for (u32 back = 0; back < MAX_RAN - 1; back++) {
+		struct ran *ran = ran_at(cpu, cpu->next - back);
+		u64 since = ran_at(cpu, cpu->next - back - 1)->end_ns;
+		struct proc_id one = back ? ran->proc : *id;
+
+		if (since < from)
+			since = from;
+		if (since < until) {
+			if (one.tgid)
+				add_part(parts, &one, until - since);
+			until = since;
+		}
+		if (until <= from)
+			break;
+	}
+}
+
+/*
+ * A thread has been in this CPU's queue since it was queued. `id`: who has run there since
+ * the last switch that was noted.
+ */
+static __always_inline void runnable_wait(struct op_rec *op, struct cpu_rec *cpu,
+					  struct proc_id *id, u64 now)
+{
+	u64 from = op->queued_ns, left, throttled;
+	struct parts *parts;
+	u32 zero = 0;
+
+	parts = scratch_parts.lookup(&zero);
+	if (!parts || !from || now <= from)
+		return;
+	__builtin_memset(parts, 0, sizeof(*parts));
+	left = now - from;
+	if (left >= stack_ns()) {
+		throttled = throttled_of(op->cfs_rq) - op->throttled;
+		if (throttled > left)
+			throttled = left;
+		/* Its cgroup was not let on any CPU: who ran there took nothing from it. */
+		if (!throttled)
+			find_parts(parts, cpu, id, from, now);
+		parts->part[MAX_NAMED].kind = WAIT_THROTTLED;
+		parts->part[MAX_NAMED].ns = throttled;
+	}
+	parts->part[MAX_NAMED + 1].kind = WAIT_RUNNABLE;
+#pragma clang loop unroll(disable)
+	for (u64 i = 0; i < MAX_PARTS; i++) {
+		struct wait_rec key = { .stack = -1, .waker_stack = -1 };
+		u64 index = i, ns;
+
+		asm volatile("%0 &= 7" : "+r"(index));
+		ns = i == MAX_PARTS - 1 ? left : parts->part[index].ns;
+		if (!ns || (parts->part[index].proc.tgid && ns < stack_ns()))
+			continue;
+		left -= ns;
+		key.kind = parts->part[index].kind;
+		key.waker = parts->part[index].proc;
+		add_wait(op, &key, from, now, ns);
+	}
+}
+
+/*
+ * At a wake-up to the CPU that was chosen, later to one that had less to do: whoever runs
+ * on the CPU it leaves has not been noted yet.
+ */
+int on_sched_migrate_task(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 task = ctx->args[0], now;
+	u32 tid = read_u32(task + OFF_task_struct__pid), number;
+	struct op_rec *op = threads.lookup(&tid);
+	struct proc_id id = {};
+	struct cpu_rec *cpu;
+
+	if (!op || !op->queued_ns)
+		return 0;
+	now = bpf_ktime_get_ns();
+	number = read_u32(task + OFF_task_struct__cpu);
+	cpu = cpus.lookup(&number);
+	if (cpu && cpu->current && now - op->queued_ns >= stack_ns())
+		proc_at(cpu->current, &id);
+	if (cpu)
+		runnable_wait(op, cpu, &id, now);
+	op->queued_ns = now;
+	/* Of the queue it goes to nothing is known yet. */
+	op->cfs_rq = 0;
+	op->throttled = 0;
+	return 0;
+}

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * The maps. Interval maps come in pairs behind a map of one map: programs write to
+ * the inner map it holds, the collector puts the other one there and drains the
+ * first. The kernel lets that update return only when no program uses the old map
+ * any more (1ae80cf31938, v4.20), so no count is lost and none is seen twice, which
+ * draining a live map cannot give.
+ */
+
+#define BPF_LRU_HASH(name, key, value, size) BPF_TABLE("lru_hash", key, value, name, size)
+
+/* Filled by the collector: processes that are never traced (nfsblame itself). */
+BPF_HASH(own, u32, u8, 16);
+
+/* Filled by the collector: s_dev of the filesystems that are exported. */
+BPF_HASH(exported, u32, u8, 256);
+
+/* Filled by the collector: from how many ns on an operation is sent one by one. */
+BPF_ARRAY(cut, u64, 1);
+
+BPF_HASH(latency0, struct latency_key, struct latency_val, MAX_KEYS);
+BPF_HASH(latency1, struct latency_key, struct latency_val, MAX_KEYS);
+BPF_ARRAY_OF_MAPS(latency, "latency0", 1);
+BPF_HASH(waits0, struct wait_key, struct wait_val, MAX_KEYS);
+BPF_HASH(waits1, struct wait_key, struct wait_val, MAX_KEYS);
+BPF_ARRAY_OF_MAPS(waits, "waits0", 1);
+BPF_HASH(counts0, struct count_key, u64, MAX_COUNTS);
+BPF_HASH(counts1, struct count_key, u64, MAX_COUNTS);
+BPF_ARRAY_OF_MAPS(counts, "counts0", 1);
+
+/* State of every thread that has been in an operation, by thread id. */
+BPF_HASH(threads, u32, struct op_rec, MAX_THREADS);
+BPF_HASH(procs, struct proc_id, struct proc_rec, MAX_PROCS);
+/* fanotify groups that are read or answered, by struct fsnotify_group *. */
+BPF_HASH(listeners, u64, struct listener_rec, 256);
+/* Events in fanotify groups for which a thread may wait: struct fsnotify_event * to tid. */
+BPF_LRU_HASH(events, u64, u32, 1024);
+BPF_STACK_TRACE(stacks, 8192);
+/* As a value of a stack map: innermost first, zeros behind it; the first may be unknown, 0. */
+#define MAX_FRAMES 127
+struct frames {
+	u64 ip[MAX_FRAMES];
+};
+/* Stacks of threads that were asleep when they were read, by FIRST_SLEEPER and a hash. */
+BPF_HASH(sleepers, u32, struct frames, MAX_SLEEPERS);
+/* Where such a stack is read to: for wake-ups, and for the look of the collector. */
+BPF_PERCPU_ARRAY(scratch, struct frames, 2);
+
+/*
+ * Slow operations one by one, and who held what: op_rec, rpc_rec or holder_rec, told apart
+ * by their size.
+ */
+BPF_RINGBUF_OUTPUT(ring, RING_PAGES);
+
+BPF_PERCPU_ARRAY(lost, u64, LOSS_MAX);
+BPF_PERCPU_ARRAY(ids, u64, 1);
+/* A zeroed record to copy from: it is too large for the BPF stack. */
+BPF_ARRAY(zero_op, struct op_rec, 1);
+
+struct peek_val {
+	u8 bytes[PEEK_BYTES];
+};
+BPF_ARRAY(peeked, struct peek_val, 1);
+
+static __always_inline void count_loss(u32 reason)
+{
+	u64 *n = lost.lookup(&reason);
+
+	if (n)
+		*n += 1;
+}
+
+static __always_inline u64 cut_ns(void)
+{
+	u32 zero = 0;
+	u64 *ns = cut.lookup(&zero);
+
+	return ns ? *ns : 0;
+}
+
+/* Unique within host and boot: CPU in the upper bits, a counter below. */
+static __always_inline u64 next_id(void)
+{
+	u32 zero = 0;
+	u64 *n = ids.lookup(&zero);
+
+	if (!n)
+		return 0;
+	*n += 1;
+	return ((u64)bpf_get_smp_processor_id() << 40) | *n;
+}
+
+/* The value of a key, made of zeros if it is not there; NULL if the map is full. */
+static __always_inline void *value_of(void *map, void *key, void *zeros)
+{
+	void *value = bpf_map_lookup_elem(map, key);
+
+	if (value)
+		return value;
+	/* NOEXIST: another CPU may have come first, then its value is ours too. */
+	bpf_map_update_elem(map, key, zeros, BPF_NOEXIST);
+	return bpf_map_lookup_elem(map, key);
+}
+
+/* One more of ns, in a map of latency_val; ``full`` counts what it has no room for. */
+static __always_inline void add_time(void *map, void *key, u64 ns, u32 full)
+{
+	struct latency_val *val, zeros = {};
+
+	val = value_of(map, key, &zeros);
+	if (!val) {
+		count_loss(full);
+		return;
+	}
+	__sync_fetch_and_add(&val->count, 1);
+	__sync_fetch_and_add(&val->sum_ns, ns);
+	if (ns > val->max_ns)
+		val->max_ns = ns;
+}
+
+static __always_inline void count(struct count_key *key)
+{
+	u32 zero = 0;
+	void *map = counts.lookup(&zero);
+	u64 *n, zeros = 0;
+
+	if (!map)
+		return;
+	n = value_of(map, key, &zeros);
+	if (n)
+		__sync_fetch_and_add(n, 1);
+	else
+		count_loss(LOSS_COUNTS_FULL);
+}

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * Waits of threads inside an operation: off the CPU, woken by whom, on again.
+ * Every switch of the host passes here, so what is not ours leaves after one
+ * look-up for each of the two threads.
+ */
+
+/* What the `call` before this return address calls; 0 if its operand does not say. */
+static __always_inline u64 called_before(u64 address)
+{
+	struct {
+		u8 opcode;
+		s32 distance;
+	} __attribute__((packed)) call = {};
+
+	if (bpf_probe_read_kernel(&call, sizeof(call), (void *)(address - sizeof(call))))
+		return 0;
+	return call.opcode == CALL_REL32 ? address + call.distance : 0;
+}
+
+/*
+ * The id in `sleepers` of a sleeping task's stack, or an errno. The kernel leaves out the
+ * functions that lead to the scheduler (stack_trace_consume_entry_nosched()), and with them
+ * whether it waits for a lock: which of them was called, its caller tells.
+ */
+static __always_inline s32 sleeper_stack(u64 task, u32 slot)
+{
+	struct frames *frames = scratch.lookup(&slot);
+	u32 hash = 2166136261;
+	s32 id, bytes;
+
+	if (!frames)
+		return NO_STACK;
+	__builtin_memset(frames, 0, sizeof(*frames));
+	bytes = bpf_get_task_stack((void *)task, frames->ip + 1,
+				   sizeof(*frames) - sizeof(*frames->ip), 0);
+	if (bytes <= 0) {
+		count_loss(LOSS_STACK);
+		return bytes < 0 ? bytes : NO_STACK;
+	}
+	frames->ip[0] = called_before(frames->ip[1]);
+#pragma unroll
+	for (u32 i = 0; i < MAX_FRAMES; i++)
+		hash = (hash ^ (u32)frames->ip[i]) * 16777619;
+	id = FIRST_SLEEPER | (hash & (FIRST_SLEEPER - 1));
+	if (!sleepers.lookup((u32 *)&id) && sleepers.update((u32 *)&id, frames)) {
+		count_loss(LOSS_STACK);
+		return NO_STACK;
+	}
+	return id;
+}
+
+static __always_inline void blocked_wait(struct op_rec *op, u64 to)
+{
+	struct wait_rec key = {
+		.kind = WAIT_BLOCKED,
+		.stack = op->off_stack,
+		.waker_stack = -1,
+		.group = op->group,
+	};
+
+	if (to <= op->off_ns)
+		return;
+	/* Of whoever woke it from nobody knows what, no more can be said. */
+	if (op->waking_ns && (key.stack != NO_STACK || key.group)) {
+		key.waker = op->waker;
+		key.waker_stack = op->waker_stack;
+	}
+	add_wait(op, &key, op->off_ns, to, to - op->off_ns);
+}
+
+/*
+ * A kernel thread that handles packets or replies got no CPU for long, and none of them was
+ * handled meanwhile: that is a record of its own.
+ */
+static __always_inline void kernel_ready(struct op_rec *op, u64 now)
+{
+	if (now - op->begin_ns < cut_ns())
+		return;
+	op->op_id = next_id();
+	op->end_ns = now;
+	if (ring.ringbuf_output(op, sizeof(*op), 0))
+		count_loss(LOSS_RING_FULL);
+}
+
+/* It has a CPU again: what had it waited for since it left one? */
+static __always_inline void op_resumes(struct op_rec *op, struct cpu_rec *cpu)
+{
+	bool was_off = (op->active || op->taken) && op->off_ns;
+	struct proc_id nobody = {};
+	u64 now;
+
+	if (!was_off && !op->queued_ns)
+		return;
+	now = bpf_ktime_get_ns();
+	if (was_off && op->off_kind == WAIT_BLOCKED)
+		blocked_wait(op, op->waking_ns ? op->waking_ns : now);
+	/* From the wake-up, or from the preemption, it could have run. */
+	runnable_wait(op, cpu, &nobody, now);
+	/* Until it runs again: an answer is not yet heard while there is no CPU. */
+	if (was_off && op->group)
+		op->asked_ns += now - op->off_ns;
+	op->off_ns = 0;
+	op_unqueued(op);
+	if (op->flags & OP_KERNEL && !op->active)
+		kernel_ready(op, now);
+}
+
+/* A thread that requests, packets or replies wait for also while it is in no operation. */
+static __always_inline bool is_awaited(struct op_rec *op)
+{
+	return op->side == SIDE_SERVER || op->flags & OP_KERNEL;
+}
+
+/*
+ * A server's thread between operations: a request that has come waits for it to run, too.
+ * Those waits stand in its record when the operation begins.
+ */
+static __always_inline void early_ready(struct op_rec *op, u64 task, u64 now)
+{
+	/* Each wait of a kernel thread is a record of its own. */
+	if (op->flags & OP_KERNEL) {
+		op->early = 0;
+		op->begin_ns = now;
+	}
+	early_waits(op);
+	op->waking_ns = now;
+	op_queued(op, task, now);
+}
+
+int on_sched_switch(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 prev = ctx->args[1], next = ctx->args[2];
+	u32 tid = bpf_get_current_pid_tgid(); /* current is still prev here */
+	u32 number = bpf_get_smp_processor_id();
+	struct cpu_rec *cpu = cpus.lookup(&number);
+	struct op_rec *op;
+	u64 now;
+
+	if (!cpu)
+		return 0;
+	note_ran(cpu, next);
+	op = tid ? threads.lookup(&tid) : NULL;
+	if (op && (op->active || is_awaited(op))) {
+		/* A task that is preempted or yields stays runnable: state 0. */
+		u64 state = ctx->args[0] ? 0 : load_u32(prev, OFF_task_struct__state);
+
+		now = bpf_ktime_get_ns();
+		op->waking_ns = 0;
+		/* It may have been woken before it slept. */
+		op_unqueued(op);
+		if (!op->active && !op->taken) {
+			if (state)
+				op->early = 0;
+			else
+				early_ready(op, prev, now);
+		} else {
+			op->off_kind = state ? WAIT_BLOCKED : WAIT_RUNNABLE;
+			op->off_stack = NO_STACK;
+			/* A young operation's is read once the wait has turned out to be long. */
+			if (state && now - op->begin_ns >= stack_ns()) {
+				op->off_stack = stacks.get_stackid(ctx, 0);
+				if (op->off_stack < 0)
+					count_loss(LOSS_STACK);
+			}
+			op->off_ns = now;
+			if (!state)
+				op_queued(op, prev, now);
+		}
+	}
+
+	tid = load_u32(next, OFF_task_struct__pid);
+	op = tid ? threads.lookup(&tid) : NULL;
+	if (op)
+		op_resumes(op, cpu);
+	return 0;
+}
+
+/* sched_waking runs in the waker's context; sched_wakeup may not. */
+int on_sched_waking(unsigned long long *ctx)
+{
+	u64 task = ctx[0];
+	u32 tid = load_u32(task, OFF_task_struct__pid);
+	struct op_rec *op = threads.lookup(&tid);
+	u64 now;
+
+	if (!op || op->waking_ns)
+		return 0;
+	if (!op->active && !op->taken) {
+		if (is_awaited(op))
+			early_ready(op, task, bpf_ktime_get_ns());
+		return 0;
+	}
+	if (!op->off_ns || op->off_kind != WAIT_BLOCKED)
+		return 0;
+	now = bpf_ktime_get_ns();
+	proc_of(current_task(), &op->waker);
+	op->waker_stack = -1;
+	if (now - op->off_ns >= stack_ns()) {
+		if (op->off_stack == NO_STACK)
+			op->off_stack = sleeper_stack(task, 0);
+		op->waker_stack = stacks.get_stackid(ctx, 0);
+		if (op->waker_stack < 0)
+			count_loss(LOSS_STACK);
+		note_current(&op->waker);
+	}
+	op->waking_ns = now;
+	op_queued(op, task, now);
+	return 0;
+}
+
+/*
+ * Run by the collector for each thread: a wait that has not ended has no waker to read it,
+ * and a call may have ended unseen.
+ */
+int on_sleeper(unsigned long long *ctx)
+{
+	u64 task = ctx[1];
+	struct op_rec *op;
+	u32 tid;
+
+	if (!task)
+		return 0;
+	tid = load_u32(task, OFF_task_struct__pid);
+	op = threads.lookup(&tid);
+	if (!op || !op->active || !goes_on(op, task))
+		return 0;
+	if (op->off_ns && !op->waking_ns && op->off_kind == WAIT_BLOCKED &&
+	    op->off_stack == NO_STACK && bpf_ktime_get_ns() - op->off_ns >= stack_ns())
+		op->off_stack = sleeper_stack(task, 1);
+	return 0;
+}
+
+/* A process that was seen between fork and exec is another program now. */
+int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct proc_id id = {};
+
+	proc_of(current_task(), &id);
+	if (procs.lookup(&id)) {
+		procs.delete(&id);
+		note_current(&id);
+	}
+	return 0;
+}
+
+int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct op_rec *op = threads.lookup(&tid);
+
+	if (!op)
+		return 0;
+	note_current(&op->proc);
+	op_unqueued(op);
+	threads.delete(&tid);
+	return 0;
+}
