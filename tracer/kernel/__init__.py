@@ -1,0 +1,1 @@
+"""What this kernel offers, and the system calls to use it."""

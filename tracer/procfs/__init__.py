@@ -1,0 +1,1 @@
+"""Facts from /proc: parsers over text, and readers with an injectable root."""

@@ -1,0 +1,58 @@
+"""Which processes the kernel asks: who has the channel of a cache open, or a netfilter queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+_NETLINK_NETFILTER: Final = "12"
+
+
+class Asked(NamedTuple):
+    """A process, and what it is asked through, see schema.HOLDERS."""
+
+    pid: int
+    kind: str
+    what: str
+
+
+def asked(proc: Path) -> Iterator[Asked]:
+    """Yield the processes that have a channel of sunrpc's caches or a netfilter queue.
+
+    Queues are those of this network namespace; which socket has one is told by
+    net/netfilter/nfnetlink_queue ("%5u %6u ..": queue number, port id, ..).
+    """
+    queues = _queues(proc)
+    for descriptor in proc.glob("[0-9]*/fd/*"):
+        try:
+            target = descriptor.readlink()
+        except OSError:  # it has ended, or closed it
+            continue
+        pid = int(descriptor.parent.parent.name)
+        # /proc/net is a link of each process's own: /proc/402/net/rpc/nfsd.export/channel
+        if target.name == "channel" and target.parent.parent.name == "rpc":
+            yield Asked(pid, "channel", target.parent.name)
+        for queue in queues.get(str(target), ()):
+            yield Asked(pid, "queue", queue)
+
+
+def _queues(proc: Path) -> dict[str, list[str]]:
+    """Return the numbers of the netfilter queues behind each socket, as a descriptor names it."""
+    found: dict[str, list[str]] = {}
+    sockets = {
+        row[2]: f"socket:[{row[9]}]"
+        for row in _rows(proc / "net/netlink")
+        if row[1] == _NETLINK_NETFILTER
+    }
+    for row in _rows(proc / "net/netfilter/nfnetlink_queue"):
+        if row[1] in sockets:
+            found.setdefault(sockets[row[1]], []).append(row[0])
+    return found
+
+
+def _rows(path: Path) -> list[list[str]]:
+    try:
+        return [line.split() for line in path.read_text().splitlines()]
+    except OSError:  # no such module
+        return []

@@ -1,0 +1,141 @@
+"""Kernel addresses to function names, from the text of /proc/kallsyms.
+
+Names are what the source calls them: suffixes the compiler added (``.isra.0``)
+go, and so do the frames of the BPF program that took the stack.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from tracer.rows.text import decoded
+
+_SUFFIX: Final = re.compile(r"(\.(isra|constprop|part|cold|llvm|lto_priv)(\.\d+)?)+$")
+_OFFSET: Final = re.compile(r"\+0x[0-9a-f]+(/0x[0-9a-f]+)?$")
+_MACHINERY: Final = re.compile(
+    r"bpf_prog_|bpf_trace_run|__bpf_|bpf_get_stack|__traceiter_|bpf_trampoline|\w*trampoline"
+    r"|trace_call_bpf|kprobe_(perf_func|dispatcher|ftrace_handler|multi_link)|kretprobe_"
+    r"|aggr_pre_handler|opt_pre_handler|optimized_callback|perf_trace_|fprobe_"
+)
+# No kernel function is longer; what is further from its symbol belongs to none.
+_FURTHEST: Final = 1 << 20
+_LONGEST: Final = 512  # KSYM_NAME_LEN
+
+
+class SymbolTable:
+    """The text symbols of one reading of /proc/kallsyms.
+
+    Names stay where they are in the text: 100 000 Python strings would be 8 MB more.
+    """
+
+    def __init__(self, kallsyms: bytes) -> None:
+        addresses = array("Q")
+        names = array("I")  # where in `kallsyms` the name begins
+        offset = 0
+        for line in io.BytesIO(kallsyms):
+            parts = line.split(None, 3)
+            if len(parts) >= 3 and parts[1] in b"tTwW" and parts[0].strip(b"0"):
+                addresses.append(int(parts[0], 16))
+                names.append(offset + line.index(parts[2], len(parts[0]) + 2))
+            offset += len(line)
+        order = sorted(range(len(addresses)), key=addresses.__getitem__)
+        self._addresses = array("Q", (addresses[index] for index in order))
+        self._names = array("I", (names[index] for index in order))
+        self._text = kallsyms
+
+    def __len__(self) -> int:
+        return len(self._addresses)
+
+    def name(self, address: int) -> str | None:
+        """Return the function that holds ``address``, None if no symbol is near before it."""
+        index = bisect_right(self._addresses, address) - 1
+        if index < 0 or address - self._addresses[index] > _FURTHEST:
+            return None
+        # Several symbols may share an address: the first is as good as any, and stable.
+        while index and self._addresses[index - 1] == self._addresses[index]:
+            index -= 1
+        start = self._names[index]
+        return decoded(self._text[start : start + _LONGEST].split(None, 1)[0])
+
+
+class KernelSymbols:
+    """Names kernel stacks; reads kallsyms when first needed and when modules have changed.
+
+    A module that was loaded later would lie between two old ones and take their
+    names, so the list of modules is compared before each use: it is short.
+    """
+
+    def __init__(self, proc_root: Path = Path("/proc")) -> None:
+        self._root = proc_root
+        self._modules: frozenset[tuple[bytes, bytes]] | None = None
+        self._table = SymbolTable(b"")
+
+    def refresh(self) -> None:
+        """Read kallsyms again if modules were loaded since. Unreadable: addresses stay hex."""
+        modules = frozenset(
+            (fields[0], fields[5])
+            for fields in (line.split() for line in _read(self._root / "modules").splitlines())
+            if len(fields) >= 6
+        )
+        if self._modules is None or not modules <= self._modules:
+            self._table = SymbolTable(_read(self._root / "kallsyms"))
+        self._modules = modules
+
+    def frames(self, addresses: Sequence[int], *, asleep: bool) -> tuple[str, ...]:
+        """Return the function names of a stack, innermost first, without BPF's own frames.
+
+        ``asleep``: it was read by another thread than its own.
+        """
+        names = [self._table.name(address) or f"0x{address:x}" for address in addresses]
+        return tidy(names, asleep=asleep)
+
+
+def tidy(names: Sequence[str], *, asleep: bool = False) -> tuple[str, ...]:
+    """Return a stack's names without the compiler's suffixes and BPF's own leading frames."""
+    plain = [_SUFFIX.sub("", _OFFSET.sub("", name)) for name in names]
+    # The first that called a function through a trampoline is where it sleeps.
+    if asleep:
+        return _without_trampolines(plain)
+    first = 0
+    # The program itself is innermost; kernels may not name it (bpf_jit_kallsyms=0),
+    # so look for what called it in the first few frames. A thread that waits is in
+    # __schedule there, so a BPF program deeper in its stack stays.
+    for index, name in enumerate(plain[:3]):
+        if _MACHINERY.match(name):
+            first = index
+            while first < len(plain) and _MACHINERY.match(plain[first]):
+                first += 1
+            break
+        if name in ("__schedule", "schedule"):
+            break
+    return _without_trampolines(plain[first:])
+
+
+def _without_trampolines(names: Sequence[str]) -> tuple[str, ...]:
+    """Return a stack in which a function that fentry is attached to stands once.
+
+    Such a function calls a trampoline that calls the rest of it: f, bpf_trampoline_N, f.
+    """
+    kept: list[str] = []
+    skip = False
+    for index, name in enumerate(names):
+        if skip:
+            skip = False
+        elif name.startswith("bpf_trampoline_") and kept[-1:] == list(names[index + 1 : index + 2]):
+            skip = True
+        else:
+            kept.append(name)
+    return tuple(kept)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

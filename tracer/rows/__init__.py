@@ -1,0 +1,1 @@
+"""From wire frames to rows of the tables. Pure: no file is opened in here."""

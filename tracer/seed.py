@@ -1,0 +1,489 @@
+"""What was stuck before recording began.
+
+Probes see only what happens. An operation that began earlier and hangs is found
+by looking: the task list, each nfsd thread's request, fanotify groups and the
+tasks in their queues, the client's RPC tasks. What is found is put into the same
+maps that the programs use, so it ends, and is reported, like any other.
+
+Everything read races with the kernel. A thread is taken only if it slept through
+the whole look, by its ``se.exec_start``, which changes whenever it runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tracer import calls
+from tracer.host import pack_peer
+from tracer.kernel import bpf, functions, tasks
+from tracer.kernel.memory import KernelMemory
+from tracer.procfs.holders import asked
+from tracer.records import (
+    NO_STACK,
+    OP_BEGIN_UNKNOWN,
+    OP_KERNEL,
+    SIDE_CLIENT,
+    SIDE_SERVER,
+    OpRec,
+    RpcRec,
+)
+
+# Ids of what is found here: above all that BPF counts (CPU << 40 | n).
+FIRST_ID: Final = 1 << 62
+
+# The look as a row of the probes of a capture, where types lack a field it needs.
+LOOK: Final = {
+    "program": "look_back",
+    "kind": "look",
+    "target": "kernel memory",
+    "purpose": "what was stuck before recording began",
+    "lost": "what was stuck before recording began",
+    "required": False,
+    "for_stuck": False,
+}
+
+_MOST_RPCS: Final = 1 << 14
+# WAIT_TABLE_SIZE of kernel/sched/wait_bit.c, since 5dd43ce2f69d (v4.13).
+_BIT_WAIT_QUEUES: Final = 256
+_SUNRPC_NET_BYTES: Final = 512
+# A clone's parent may be a clone, too.
+_MOST_PARENTS: Final = 4
+_WAIT_BLOCKED: Final = 1
+# An nfsd thread that works on a request has one of these on its stack.
+_SERVING: Final = ("svc_process", "nfsd_dispatch")
+# FAN_OPEN_PERM, FAN_ACCESS_PERM, FAN_OPEN_EXEC_PERM, FAN_PRE_ACCESS
+_PERMISSIONS: Final = 0x170000
+
+
+@dataclass(frozen=True, slots=True)
+class PermissionListener:
+    """A descriptor of a fanotify group with permission marks, by fdinfo."""
+
+    pid: int
+    fd: int
+    marks: str
+
+
+@dataclass(slots=True)
+class Found:
+    """What the look brought, as facts for the writer and elements for the maps."""
+
+    marks: list[dict[str, Any]]
+    threads: dict[int, OpRec]
+    rpcs: dict[int, RpcRec]
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Seeder:
+    """One look at the kernel, when recording begins."""
+
+    def __init__(self, memory: KernelMemory, sides: list[str], proc: Path = Path("/proc")) -> None:
+        self._memory = memory
+        self._sides = sides
+        self._proc = proc
+        self._next_id = FIRST_ID
+        self._found = Found([], {}, {})
+        self._tasks: dict[int, int] = {}
+        # se.exec_start is of the scheduler's clock; ours ran just now.
+        me = memory.current_task()
+        exec_start = self._exec_start(me)
+        self._clock_ns = time.monotonic_ns() - (exec_start or time.monotonic_ns())
+
+    def look(self) -> Found:
+        """Return the operations in flight and the permission listeners."""
+        self._tasks = dict(tasks.walk(self._memory))
+        listeners = list(permission_listeners(self._proc))
+        groups = {listener: self._group(listener) for listener in listeners}
+        blocked = {
+            group: set(tasks.waiting_for(self._memory, group)) for group in groups.values() if group
+        }
+        self._watch_softirqs()
+        if "server" in self._sides:
+            self._look_at_server(blocked)
+        if "client" in self._sides:
+            self._look_at_client(blocked)
+        self._found.marks = [
+            {
+                "pid": listener.pid,
+                "start_ns": tasks.start_ns(self._memory, self._tasks[listener.pid]),
+                "group": group,
+                "marks": listener.marks,
+                "blocked": len(blocked[group]) if group in blocked else None,
+            }
+            for listener, group in groups.items()
+            if listener.pid in self._tasks
+        ]
+        self._found.asked = [
+            {**one._asdict(), "start_ns": tasks.start_ns(self._memory, self._tasks[one.pid])}
+            for one in sorted(set(asked(self._proc)))
+            if one.pid in self._tasks
+        ]
+        return self._found
+
+    # Tasks
+
+    def _thread(self, process: int, tid: int) -> int | None:
+        """Return the task_struct of a thread of a process."""
+        memory = self._memory
+        leader = self._tasks.get(process)
+        if leader is None or process == tid:
+            return leader
+        signal = memory.u64(leader, "task_struct.signal")
+        if not signal:
+            return None
+        head = signal + memory.offset("signal_struct.thread_head")
+        for task in memory.list(head, memory.offset("task_struct.thread_node"), tasks.MOST_TASKS):
+            if memory.u32(task, "task_struct.pid") == tid:
+                return task
+        return None
+
+    def _exec_start(self, task: int) -> int | None:
+        at = self._memory.offset("task_struct.se") + self._memory.offset("sched_entity.exec_start")
+        return self._memory.u64(task + at)
+
+    def _stack(self, tid: int) -> list[str]:
+        """Return a thread's kernel stack, innermost first; empty if it may not be read."""
+        try:
+            lines = (self._proc / str(tid) / "stack").read_text().splitlines()
+        except OSError:
+            return []
+        # "[<0>] function+0x1/0x2 [module]"
+        return [line.split("] ", 1)[-1].split("+")[0].split(".")[0] for line in lines]
+
+    def _sleeping_op(self, task: int, tid: int, side: int) -> OpRec:
+        """Return the record of a thread that sleeps."""
+        memory = self._memory
+        op = OpRec(op_id=self._new_id(), side=side, active=1, tid=tid, waker_stack=-1)
+        leader = memory.u64(task, "task_struct.group_leader") or task
+        op.proc.tgid = memory.u32(task, "task_struct.tgid") or 0
+        op.proc.start_ns = tasks.start_ns(self._memory, leader)
+        op.comm = (memory.text(leader, "task_struct.comm", 16) or "").encode()
+        op.off_ns = (self._exec_start(task) or 0) + self._clock_ns
+        op.off_kind = _WAIT_BLOCKED
+        op.off_stack = NO_STACK  # BPF reads it, with what /proc leaves out
+        return op
+
+    def _new_id(self) -> int:
+        self._next_id += 1
+        return self._next_id
+
+    # fanotify
+
+    def _group(self, listener: PermissionListener) -> int | None:
+        """Return the struct fsnotify_group * behind a descriptor of a process."""
+        memory = self._memory
+        address: int | None = self._tasks.get(listener.pid)
+        for link in ("task_struct.files", "files_struct.fdt", "fdtable.fd"):
+            address = memory.u64(address, link) if address else None
+        file = memory.u64(address + 8 * listener.fd) if address else None
+        return memory.u64(file, "file.private_data") if file else None
+
+    def _watch_softirqs(self) -> None:
+        """Have the threads watched that handle packets when interrupts leave them to others."""
+        for pid, task in self._tasks.items():
+            comm = self._memory.text(task, "task_struct.comm", 16) or ""
+            if not comm.startswith("ksoftirqd/"):
+                continue
+            op = OpRec(tid=pid, flags=OP_KERNEL, waker_stack=-1, comm=comm.encode())
+            op.side = SIDE_SERVER if "server" in self._sides else SIDE_CLIENT
+            op.op = calls.vfs_number("softirq")
+            op.proc.tgid = pid
+            op.proc.start_ns = tasks.start_ns(self._memory, task)
+            self._found.threads[pid] = op
+
+    # The server
+
+    def _look_at_server(self, blocked: Mapping[int, set[int]]) -> None:
+        for pid, task in self._tasks.items():
+            if self._memory.text(task, "task_struct.comm", 16) != "nfsd":
+                continue
+            before = self._exec_start(task)
+            stack = self._stack(pid)
+            if not any(frame in _SERVING for frame in stack):
+                continue
+            op = self._sleeping_op(task, pid, SIDE_SERVER)
+            op.group = next((g for g, tasks in blocked.items() if task in tasks), 0)
+            if self._read_request(task, op) and self._exec_start(task) == before:
+                self._found.threads[pid] = op
+
+    def _read_request(self, task: int, op: OpRec) -> bool:
+        """Fill in what the thread's svc_rqst says; False if it says nothing sensible."""
+        memory = self._memory
+        kthread = memory.u64(task, "task_struct.worker_private")
+        rqst = memory.u64(kthread, "kthread.data") if kthread else None
+        if not rqst:
+            return False
+        op.begin_ns = memory.u64(rqst, "svc_rqst.rq_stime") or 0
+        if not 0 < op.begin_ns <= time.monotonic_ns():
+            return False
+        op.off_ns = max(op.off_ns, op.begin_ns)
+        xid = memory.u32(rqst, "svc_rqst.rq_xid") or 0
+        op.xid = struct.unpack(">I", struct.pack("<I", xid))[0]
+        address = memory.read(rqst + memory.offset("svc_rqst.rq_addr"), 28)
+        if address:
+            op.peer = (ctypes.c_uint8 * 16)(*pack_peer(address))
+        procedure = memory.u64(rqst, "svc_rqst.rq_procinfo")
+        op.op = (memory.u64(procedure, "svc_procedure.pc_name") or 0) if procedure else 0
+        if procedure and memory.text(op.op) == "COMPOUND":
+            self._read_compound(rqst, op)
+        return True
+
+    def _read_compound(self, rqst: int, op: OpRec) -> None:
+        """Fill in which operation of the COMPOUND is running."""
+        memory = self._memory
+        if not memory.knows("nfsd4_op.opdesc"):
+            return
+        arguments = memory.u64(rqst, "svc_rqst.rq_argp")
+        result = memory.u64(rqst, "svc_rqst.rq_resp")
+        ops = memory.u64(arguments, "nfsd4_compoundargs.ops") if arguments else None
+        if not arguments or not result or not ops:
+            return
+        # nfsd4_proc_compound counts an operation before it runs it.
+        running = memory.u32(result, "nfsd4_compoundres.opcnt") or 0
+        count = memory.u32(arguments, "nfsd4_compoundargs.opcnt") or 0
+        if not 0 < running <= count:
+            return
+        entry = ops + (running - 1) * memory.size("nfsd4_op")
+        description = memory.u64(entry, "nfsd4_op.opdesc")
+        if description:
+            op.ops = ops
+            op.nfs_op = memory.u64(description, "nfsd4_operation.op_name") or 0
+            op.nfs_begin_ns = op.begin_ns
+
+    # The client
+
+    def _look_at_client(self, blocked: Mapping[int, set[int]]) -> None:
+        self._read_rpcs()
+        first_rpc = {
+            rpc.proc.tgid: rpc.begin_ns
+            for rpc in sorted(self._found.rpcs.values(), key=lambda rpc: -rpc.begin_ns)
+        }
+        for pid, tid in sleeping_threads(self._proc):
+            task = self._thread(pid, tid)
+            if task is None:
+                continue
+            before = self._exec_start(task)
+            stack = self._stack(tid)
+            frames = functions.CLIENT_FRAMES
+            call = next((frames[f] for f in reversed(stack) if f in frames), None)
+            if call is None:
+                continue
+            op = self._sleeping_op(task, tid, SIDE_CLIENT)
+            op.op = calls.vfs_number(call)
+            op.group = next((g for g, tasks in blocked.items() if task in tasks), 0)
+            # It began no later than it fell asleep; its RPC may have begun before that.
+            op.begin_ns = min(op.off_ns, first_rpc.get(pid, op.off_ns))
+            op.flags = OP_BEGIN_UNKNOWN
+            if self._exec_start(task) == before:
+                self._found.threads[tid] = op
+                self._adopt(op)
+
+    def _adopt(self, op: OpRec) -> None:
+        """Make the process's RPCs that began during the call its children."""
+        for rpc in self._found.rpcs.values():
+            if rpc.proc.tgid == op.proc.tgid and rpc.begin_ns >= op.begin_ns:
+                rpc.parent_id = op.op_id
+
+    def _read_rpcs(self) -> None:
+        """Find the RPC tasks of every rpc_clnt of all network namespaces with a process."""
+        memory = self._memory
+        task_link = memory.offset("rpc_task.tk_task")
+        client_link = memory.offset("rpc_clnt.cl_clients")
+        found: set[int] = set()
+        known: set[int] = set()
+        for clients in self._rpc_clients():
+            for client in memory.list(clients, client_link, _MOST_RPCS):
+                known.add(client)
+                tasks = client + memory.offset("rpc_clnt.cl_tasks")
+                found.update(memory.list(tasks, task_link, _MOST_RPCS))
+        # Not on every kernel is one that waits for a session slot in its client's list: seen
+        # on 7.2. A thread that waits for its end leads to it.
+        found.update(
+            task for task in self._awaited() if memory.u64(task, "rpc_task.tk_client") in known
+        )
+        for task in found:
+            rpc = self._rpc(task)
+            if rpc is not None:
+                self._found.rpcs[task] = rpc
+
+    def _awaited(self) -> Iterator[int]:
+        """Yield what would be the rpc_task of each bit that a thread waits for."""
+        memory = self._memory
+        table = kernel_symbol("bit_wait_table", self._proc)
+        entry = memory.offset("wait_bit_queue_entry.wq_entry")
+        link = entry + memory.offset("wait_queue_entry.entry")
+        key = memory.offset("wait_bit_queue_entry.key") + memory.offset("wait_bit_key.flags")
+        for index in range(_BIT_WAIT_QUEUES if table else 0):
+            head = (table or 0) + index * memory.size("wait_queue_head")
+            for waiting in memory.list(
+                head + memory.offset("wait_queue_head.head"), link, _MOST_RPCS
+            ):
+                flags = memory.u64(waiting + key)
+                if flags:
+                    yield flags - memory.offset("rpc_task.tk_runstate")
+
+    def _rpc_clients(self) -> Iterator[int]:
+        """Yield the list heads of rpc_clnts: net_generic(net, sunrpc_net_id)->all_clients."""
+        memory = self._memory
+        symbol = kernel_symbol("sunrpc_net_id", self._proc)
+        identifier = memory.u32(symbol) if symbol else None
+        if not identifier:
+            return
+        for net in self._net_namespaces():
+            generic = memory.u64(net, "net.gen")
+            # struct net_generic is an array of pointers, indexed from its beginning.
+            own = memory.u64(generic + 8 * identifier) if generic else None
+            if not own:
+                continue
+            if memory.knows("sunrpc_net.all_clients"):
+                yield own + memory.offset("sunrpc_net.all_clients")
+            elif head := self._search_rpc_clients(own):
+                yield head
+
+    def _net_namespaces(self) -> set[int]:
+        """Return the struct net of every process."""
+        memory = self._memory
+        proxies = {
+            memory.u64(task, "task_struct.nsproxy")
+            for task in (memory.current_task(), *self._tasks.values())
+        }
+        nets = {memory.u64(proxy, "nsproxy.net_ns") for proxy in proxies if proxy}
+        return {net for net in nets if net}
+
+    def _search_rpc_clients(self, own: int) -> int | None:
+        """Return the list head in a struct sunrpc_net whose first entry is an rpc_clnt.
+
+        For kernels that do not tell the struct's layout. A client's cl_parent leads to
+        one that is its own parent, which nothing else does at that offset.
+        """
+        memory = self._memory
+        for head in range(own, own + _SUNRPC_NET_BYTES, 8):
+            entry = memory.u64(head)
+            if not entry or entry == head or memory.u64(entry + 8) != head:
+                continue
+            client: int | None = entry - memory.offset("rpc_clnt.cl_clients")
+            for _ in range(_MOST_PARENTS):
+                parent = memory.u64(client, "rpc_clnt.cl_parent") if client else None
+                if parent and parent == client:
+                    return head
+                client = parent
+        return None
+
+    def _rpc(self, task: int) -> RpcRec | None:
+        """Return the record of an rpc_task, None if it makes no sense."""
+        memory = self._memory
+        begin_ns = memory.u64(task, "rpc_task.tk_start") or 0
+        if not 0 < begin_ns <= time.monotonic_ns():
+            return None
+        rpc = RpcRec(op_id=self._new_id(), begin_ns=begin_ns)
+        procedure = memory.u64(task + memory.offset("rpc_task.tk_msg"), "rpc_message.rpc_proc")
+        rpc.op = (memory.u64(procedure, "rpc_procinfo.p_name") or 0) if procedure else 0
+        owner = memory.u32(task, "rpc_task.tk_owner") or 0
+        leader = self._tasks.get(owner)
+        # Kernel threads own background work; only a process is a submitter.
+        if leader is not None and memory.u64(leader, "task_struct.mm"):
+            rpc.proc.tgid = owner
+            rpc.proc.start_ns = tasks.start_ns(self._memory, leader)
+            rpc.comm = (memory.text(leader, "task_struct.comm", 16) or "").encode()
+            rpc.tid = owner
+        rqst = memory.u64(task, "rpc_task.tk_rqstp")
+        if rqst:
+            self._read_transmission(rqst, rpc)
+        return rpc
+
+    def _read_transmission(self, rqst: int, rpc: RpcRec) -> None:
+        memory = self._memory
+        xid = memory.u32(rqst, "rpc_rqst.rq_xid") or 0
+        rpc.xid = struct.unpack(">I", struct.pack("<I", xid))[0]
+        rpc.transmits = memory.u32(rqst, "rpc_rqst.rq_ntrans") or 0
+        rpc.reserved_ns = rpc.begin_ns
+        if rpc.transmits:
+            rpc.sent_ns = memory.u64(rqst, "rpc_rqst.rq_xtime") or 0
+        transport = memory.u64(rqst, "rpc_rqst.rq_xprt")
+        address = memory.read(transport + memory.offset("rpc_xprt.addr"), 28) if transport else None
+        if address:
+            rpc.peer = (ctypes.c_uint8 * 16)(*pack_peer(address))
+
+
+def insert(found: Found, maps: Mapping[str, int]) -> None:
+    """Put what was found into the maps, leaving alone what the programs have seen since."""
+    elements: list[tuple[str, bytes, bytes]] = [
+        ("threads", struct.pack("<I", tid), bytes(op)) for tid, op in found.threads.items()
+    ]
+    elements += [("rpcs", struct.pack("<Q", task), bytes(rpc)) for task, rpc in found.rpcs.items()]
+    for name, key, value in elements:
+        try:
+            bpf.update(maps[name], key, value, only_new=True)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.E2BIG):
+                raise
+
+
+def permission_listeners(proc: Path) -> Iterator[PermissionListener]:
+    """Yield every fanotify descriptor with permission marks on this host."""
+    for process in proc.iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            descriptors = list((process / "fd").iterdir())
+        except OSError:  # it has ended
+            continue
+        for descriptor in descriptors:
+            # A scanner opens and closes one for every event: each may be gone by now.
+            try:
+                if str(descriptor.readlink()) != "anon_inode:[fanotify]":
+                    continue
+                marks = permission_marks((process / "fdinfo" / descriptor.name).read_text())
+            except (OSError, ValueError):
+                continue
+            if marks:
+                yield PermissionListener(int(process.name), int(descriptor.name), marks)
+
+
+def permission_marks(fdinfo: str) -> str:
+    """Return the mark lines with a permission event in their mask, joined by newlines."""
+    kept = []
+    for line in fdinfo.splitlines():
+        fields = dict(word.split(":", 1) for word in line.split() if ":" in word)
+        if line.startswith("fanotify ") and int(fields.get("mask", "0"), 16) & _PERMISSIONS:
+            kept.append(line.strip())
+    return "\n".join(kept)
+
+
+def sleeping_threads(proc: Path) -> Iterator[tuple[int, int]]:
+    """Yield (pid, tid) of each thread of a process that sleeps uninterruptibly."""
+    for process in proc.iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            threads = list((process / "task").iterdir())
+        except OSError:
+            continue
+        for thread in threads:
+            try:
+                stat = (thread / "stat").read_bytes()
+            except OSError:
+                continue
+            # The name in it is any bytes, parentheses too.
+            if stat.rpartition(b")")[2].split()[:1] == [b"D"]:
+                yield int(process.name), int(thread.name)
+
+
+def kernel_symbol(name: str, proc: Path) -> int | None:
+    """Return the address of a kernel symbol by /proc/kallsyms, None if hidden or absent."""
+    wanted = f" {name}\t".encode(), f" {name}\n".encode()
+    try:
+        with (proc / "kallsyms").open("rb") as lines:
+            for line in lines:
+                if any(suffix in line for suffix in wanted):
+                    return int(line.split()[0], 16) or None
+    except OSError:
+        return None
+    return None

@@ -1,0 +1,1 @@
+"""The form of a capture on disk: journal, Parquet, footer, size bound."""
