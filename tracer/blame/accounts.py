@@ -1,0 +1,138 @@
+"""Stall time by culprit: what each accounts for, a program's processes taken together."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeAlias
+
+from tracer.blame.charge import Charge, Culprit, Link
+from tracer.blame.names import executable, is_interpreter
+from tracer.blame.stalls import Stall, Victim
+from tracer.model import HostCapture, Process
+
+# What everyone waits for a little: it counts where an operation's wait for it is of this
+# part of the threshold, by itself.
+_OF_THRESHOLD: Final[Mapping[str, float]] = {"network": 1.0, "cpu": 0.5, "disk": 0.5}
+
+Blame: TypeAlias = tuple[Culprit, str]
+"""A culprit and a cause."""
+
+
+@dataclass(slots=True)
+class Account:
+    """Stall time of one culprit and cause."""
+
+    stall_us: int = 0
+    operations: int = 0
+    victims: defaultdict[Victim, list[int]] = field(
+        default_factory=lambda: defaultdict(lambda: [0, 0])
+    )
+    volumes: defaultdict[Victim, set[str]] = field(default_factory=lambda: defaultdict(set))
+    chains: defaultdict[tuple[Link, ...], int] = field(default_factory=lambda: defaultdict(int))
+
+
+class Programs:
+    """Processes that are one program: workers of an agent, or a command called again and again.
+
+    People know, and stop, the program; the one behind most of the time stands for all.
+    """
+
+    def __init__(self, stalls: Iterable[Stall], captures: Sequence[HostCapture]) -> None:
+        times: Counter[Culprit] = Counter()
+        for stall in stalls:
+            for charge, us in stall.bill.items():
+                if charge.culprit is not None:
+                    times[charge.culprit] += us
+        programs = {one: _program(one, captures) for one, _ in times.most_common()}
+        paths = _paths(programs.values())
+        groups: defaultdict[object, list[Culprit]] = defaultdict(list)
+        for culprit, program in programs.items():
+            groups[_with_path(program, paths) or culprit].append(culprit)
+        self._members = {group[0]: tuple(group) for group in groups.values()}
+        self._first = {one: group[0] for group in groups.values() for one in group}
+
+    def first(self, culprit: Culprit) -> Culprit:
+        """Return who stands for a culprit's program."""
+        return self._first.get(culprit, culprit)
+
+    def members(self, first: Culprit) -> tuple[Culprit, ...]:
+        """Return all culprits that one stands for, itself included."""
+        return self._members.get(first, (first,))
+
+
+def accounts(
+    stalls: Iterable[Stall], programs: Programs, threshold_us: int
+) -> dict[Blame, Account]:
+    """Return what each culprit accounts for, by cause."""
+    found: defaultdict[Blame, Account] = defaultdict(Account)
+    for stall in stalls:
+        for key, charges in _by_culprit(stall, programs).items():
+            us = sum(charges.values())
+            if us < _OF_THRESHOLD.get(key[1], 0) * threshold_us:
+                continue
+            account = found[key]
+            account.stall_us += us
+            account.operations += 1
+            share = account.victims[stall.victim]
+            share[0] += 1
+            share[1] += us
+            if stall.operation.volume:
+                account.volumes[stall.victim].add(stall.operation.volume)
+            for charge, part in charges.items():
+                account.chains[charge.chain] += part
+    return found
+
+
+def _by_culprit(stall: Stall, programs: Programs) -> Mapping[Blame, Mapping[Charge, int]]:
+    parts: defaultdict[Blame, dict[Charge, int]] = defaultdict(dict)
+    for charge, us in stall.bill.items():
+        if charge.culprit is not None:
+            parts[programs.first(charge.culprit), charge.cause][charge] = us
+    return parts
+
+
+class _Program(NamedTuple):
+    """What all processes of a program have in common."""
+
+    host: str | None
+    name: str
+    cgroup: str | None
+    uid: int | None
+    exe: str
+
+
+def _program(culprit: Culprit, captures: Iterable[HostCapture]) -> _Program | None:
+    """Return what a culprit is a process of, None if unsure."""
+    process = _process(culprit, captures)
+    exe = executable(process) if process else None
+    # Two scripts may have nothing in common but their interpreter.
+    if process is None or exe is None or is_interpreter(culprit.name):
+        return None
+    return _Program(culprit.host, culprit.name, process.cgroup, process.uid, exe)
+
+
+def _paths(programs: Iterable[_Program | None]) -> Mapping[_Program, set[str]]:
+    """Return the paths of programs that are alike but for them, by the program without."""
+    found: defaultdict[_Program, set[str]] = defaultdict(set)
+    for program in programs:
+        if program is not None and "/" in program.exe:
+            found[program._replace(exe="")].add(program.exe)
+    return found
+
+
+def _with_path(program: _Program | None, paths: Mapping[_Program, set[str]]) -> _Program | None:
+    """Return a program with its path: of a process that ended at once only the name is known."""
+    if program is None or "/" in program.exe:
+        return program
+    alike = paths.get(program._replace(exe=""), set())
+    return program._replace(exe=next(iter(alike))) if len(alike) == 1 else program
+
+
+def _process(culprit: Culprit, captures: Iterable[HostCapture]) -> Process | None:
+    if culprit.process is None:
+        return None
+    of_host = (capture for capture in captures if capture.host == culprit.host)
+    found = (capture.processes.get(culprit.process) for capture in of_host)
+    return next((process for process in found if process), None)

@@ -1,0 +1,196 @@
+"""The closed list of causes: what each means, how it is found, what it misses, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+Cause = Literal[
+    "fanotify",
+    "lsm",
+    "module",
+    "bpf",
+    "lock",
+    "disk",
+    "journal",
+    "reclaim",
+    "cpu",
+    "throttle",
+    "irq",
+    "upcall",
+    "delegation",
+    "grace",
+    "delay",
+    "threads",
+    "slot",
+    "network",
+    "packet-filter",
+    "frozen",
+    "remote",
+    "running",
+    "unknown",
+]
+
+CAUSE_NAMES: Final[tuple[str, ...]] = get_args(Cause)
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """One cause in words. ``advice`` is safe to try first and can be undone."""
+
+    means: str
+    found_by: str
+    misses: str
+    advice: str
+
+
+ABOUT: Final[Mapping[str, About]] = {
+    "fanotify": About(
+        "a security agent has to allow the file access and has not answered yet",
+        "thread sleeps in fanotify_handle_event; the group's listener is who answers",
+        "time inside an agent that answers through another agent is put down to the first",
+        "exclude the exported filesystem in the agent's on-access scan, or have its vendor "
+        "look at why it answers slowly; record again to see that it helped",
+    ),
+    "lsm": About(
+        "a security module (LSM) hook sleeps",
+        "thread sleeps below a security_* hook and in no better known place",
+        "which module it is",
+        "list the security modules (/sys/kernel/security/lsm) and ask their vendor",
+    ),
+    "module": About(
+        "a third-party kernel module sleeps in a function it has hooked",
+        "function names of known agents' modules on the stack",
+        "modules without symbols",
+        "unload or disable the module's file protection for a test",
+    ),
+    "bpf": About(
+        "a BPF program attached to the path takes the time",
+        "sampled stacks and timed hooks",
+        "not measured by this version",
+        "list programs with bpftool prog and detach the one named for a test",
+    ),
+    "lock": About(
+        "another thread holds a kernel lock (inode, directory, mutex)",
+        "thread sleeps in a lock's slow path; who releases it wakes it",
+        "the owner while the wait has not ended",
+        "see what the lock's holder does with the same directory or file",
+    ),
+    "disk": About(
+        "waits for a block device",
+        "thread sleeps in io_schedule, for a page, a buffer or a request; whose requests the "
+        "disk completed meanwhile",
+        "I/O that the kernel's own threads submit for others, above all writeback; disks in an "
+        "array",
+        "look at the device's queue and at who uses it beside NFS",
+    ),
+    "journal": About(
+        "waits for the filesystem's journal or log to commit",
+        "thread sleeps in jbd2, the XFS log or a btrfs transaction",
+        "who filled the transaction",
+        "find out who calls fsync on the same filesystem, move it elsewhere",
+    ),
+    "reclaim": About(
+        "waits for memory to be freed",
+        "thread sleeps in page reclaim or compaction",
+        "who took the memory",
+        "give the host more free memory or limit what fills it",
+    ),
+    "cpu": About(
+        "could run but got no CPU",
+        "thread is runnable and not running, and who had that CPU meanwhile; a server's thread "
+        "also when it was to take up a request; client: reply is there, caller does not run",
+        "who ran while a reply waited for the kernel's own threads on a client",
+        "see which processes keep the CPUs busy, above all those at real-time priority",
+    ),
+    "throttle": About(
+        "held back by a cgroup's limit",
+        "its cgroup was throttled while the thread could have run, or the thread sleeps in a "
+        "cgroup throttling function",
+        "limits other than on CPU and disk",
+        "raise the cgroup's limit (cpu.max, io.max)",
+    ),
+    "irq": About(
+        "interrupts took the CPU",
+        "not measured by this version",
+        "all of it",
+        "spread interrupts over CPUs",
+    ),
+    "upcall": About(
+        "the kernel waits for an NFS daemon (mountd, gssd, idmapd)",
+        "thread sleeps in cache_check, an rpc_pipefs upcall or a key request, or the request is "
+        "put off; who answers wakes it, else it is who holds the cache's channel",
+        "requests that are still put off when recording ends",
+        "check that rpc.mountd, rpc.gssd and rpc.idmapd run and that name services answer",
+    ),
+    "delegation": About(
+        "another client has to give back a delegation or lease first",
+        "thread sleeps in __break_lease or waits for a DELEGRETURN, or the server asks to try "
+        "again later while it recalls delegations",
+        "which client holds it, if they are recalled from several",
+        "find the client that does not answer callbacks",
+    ),
+    "grace": About(
+        "the server was restarted: it refuses requests, and clients tell it their state again",
+        "replies with NFS4ERR_GRACE, or of a lost session by a server that its kernel log says "
+        "was started",
+        "grace periods that nobody ran into",
+        "wait up to 90 s after the server's start",
+    ),
+    "delay": About(
+        "the server asked to try again later, or has to be told the client's state again",
+        "thread sleeps in nfs4_delay, in the NFSv3 jukebox wait or in nfs4_wait_clnt_recover",
+        "why the server asked",
+        "look at the server's side of the same operations",
+    ),
+    "threads": About(
+        "every nfsd thread was at work, none was free to take the request up",
+        "request arrived and no thread took it; all threads were running",
+        "operations too fast to be recorded one by one",
+        "raise the number of nfsd threads (/proc/fs/nfsd/threads, nfs.conf: [nfsd] threads=)",
+    ),
+    "slot": About(
+        "waits on the client for a free session slot or transport slot",
+        "RPC submitted and no slot assigned; charged through to what those wait for that have one",
+        "who holds the slots, if they wait for nobody",
+        "see which process keeps many requests under way on the same mount",
+    ),
+    "network": About(
+        "on the wire, or in a socket's buffer",
+        "remote time minus the server's own and minus that in which a host had no CPU for its "
+        "packets; send time; sleeps in the TCP stack",
+        "which hop",
+        "compare retransmits on both ends, then test the path with other traffic",
+    ),
+    "packet-filter": About(
+        "a packet filter in user space (NFQUEUE) holds packets",
+        "a packet from or to port 2049 is in a netfilter queue; whoever answers, or has the queue",
+        "packets of NFS on other ports, and those in a queue before recording",
+        "take port 2049 out of the queue's rule",
+    ),
+    "frozen": About(
+        "the filesystem is frozen, by a snapshot or a backup",
+        "thread sleeps in __sb_start_write; who called freeze_super, or thaws it",
+        "who froze it before recording, while it still is",
+        "see that the backup thaws the filesystem: fsfreeze --unfreeze MOUNTPOINT",
+    ),
+    "remote": About(
+        "on the wire or in the server, whose capture is not here",
+        "RPC sent and no reply yet",
+        "what the server did",
+        "record on the server too and report both captures together",
+    ),
+    "running": About(
+        "the thread was doing the work",
+        "time in no wait",
+        "what it did",
+        "nothing: this is the work itself",
+    ),
+    "unknown": About(
+        "could not be shown",
+        "time whose stack or partner is missing or not known",
+        "all of it",
+        "record on both ends; see the missing probes of the hosts",
+    ),
+}

@@ -1,0 +1,319 @@
+"""The ledger: what the wall time of an operation went to, adding up to it exactly.
+
+Time outside any wait is ``running``. Queue time is charged to what the server's
+threads were waiting for; time in RPCs is followed to the server's own ledger where
+its capture is there; a lock's time is followed into the operation that held it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Final
+
+from tracer.blame.charge import (
+    QUEUE_LINK,
+    RUNNING,
+    UNKNOWN,
+    Bill,
+    Charge,
+    Culprit,
+    Link,
+    Mix,
+    add,
+    bill,
+    charge_to,
+    filled,
+    merged,
+    scaled,
+    through,
+)
+from tracer.blame.culprits import Finding
+from tracer.blame.hosts import Host, nfsd_restarted
+from tracer.blame.intervals import (
+    Span,
+    Stretch,
+    lost_us,
+    queue_spans,
+    queued_us,
+    served_from,
+    spans,
+    stretches,
+    wall_us,
+)
+from tracer.blame.join import Join
+from tracer.blame.occupancy import FastWaits, Occupancy
+from tracer.blame.paths import RpcPath
+from tracer.blame.remote import Remote
+from tracer.model import HostCapture, Operation, Wait
+
+# How far lock holders are followed: each step is one more operation to look into.
+_MAX_DEPTH: Final = 32
+# Convoys of hundreds of threads must neither make chains nor mixes of that length.
+_MAX_LINKS: Final = 8
+_MAX_PARTS: Final = 12
+_NFS4ERR_GRACE: Final = 10013
+# NFS4ERR_STALE_CLIENTID, STALE_STATEID, BADSESSION and DEADSESSION.
+_FORGOTTEN: Final = frozenset({10022, 10023, 10052, 10078})
+# NFS4ERR_DELAY, and what NFSv3's NFS3ERR_JUKEBOX is to the client: EJUKEBOX.
+_ASKED_TO_WAIT: Final = frozenset({10008, 528})
+
+# What is waited for is a disk in the end: for others' I/O, or for one's own.
+_OF_DISKS: Final = ("disk", "journal")
+
+# Stands for blocked time that found no free slot in the record.
+_LOST_WAIT: Final = Wait("blocked", 0, 0, 0, 0)
+
+
+class Ledger:
+    """Bills of all operations of a set of captures. ``host`` is a capture's index."""
+
+    def __init__(self, captures: Sequence[HostCapture]) -> None:
+        self.hosts = [Host(capture) for capture in captures]
+        self.join = Join(captures)
+        self.remote = Remote(self)
+        self._bills: dict[int, Bill] = {}
+        self._parts: dict[int, list[tuple[Span, Mix]]] = {}
+        self._stretches: dict[int, list[Stretch]] = {}
+        self._occupancies: dict[int, Occupancy] = {}
+        self._open: set[int] = set()
+        self._warm: set[int] = set()
+
+    def bill(self, host: int, op: Operation) -> Bill:
+        """Return what the operation's wall time is charged to; the sum is the wall time."""
+        if id(op) not in self._bills:
+            self._warm_up(host)
+            self._bills[id(op)] = self._make_bill(host, op)
+        return self._bills[id(op)]
+
+    def occupancy(self, host: int) -> Occupancy:
+        """Return what this server's threads were doing over time."""
+        if host not in self._occupancies:
+            server = self.hosts[host]
+            self._warm_up(host)
+            self._occupancies[host] = Occupancy(
+                server.capture.nfsd_threads,
+                (self._served(host, op) for op in server.served),
+                _fast_waits(server),
+                server.capture.host,
+            )
+        return self._occupancies[host]
+
+    def _make_bill(self, host: int, op: Operation) -> Bill:
+        if op.side == "client" and op.layer == "rpc":
+            end = op.begin_mono_us + wall_us(op)
+            return bill(wall_us(op), self.remote.rpc_mix(host, op, op.begin_mono_us, end))
+        queued, lost = queued_us(op), lost_us(op)
+        bills: list[Bill] = []
+        if queued:
+            begin = op.begin_mono_us
+            bills.append(bill(queued, self._queue_mix(host, op, begin, begin + queued)))
+        waited = 0
+        for span, mix in self._waits(host, op):
+            bills.append(bill(span.total_us, mix))
+            waited += span.total_us
+        bills.append({UNKNOWN: lost} if lost else {})
+        rest = wall_us(op) - queued - waited - lost
+        bills.append({RUNNING: rest} if rest else {})
+        return merged(bills)
+
+    def _queue_mix(self, host: int, op: Operation, start: int, end: int) -> Mix:
+        """Return what a part of the queue time went to.
+
+        A thread was free and got no CPU to take the request up; else none was free.
+        """
+        early: Mix = {}
+        for span in queue_spans(op):
+            overlap = min(end, span.end) - max(start, span.start)
+            if overlap > 0:
+                us = span.total_us * overlap / (span.end - span.start)
+                add(early, {self._finding(host, op, span).charge: us})
+        rest = max(0.0, end - start - sum(early.values()))
+        mix = self.occupancy(host).charged(start, end)
+        unknown = Charge("unknown", None, (QUEUE_LINK,))
+        add(early, scaled(filled(mix, end - start, unknown), rest))
+        return early
+
+    def window(self, host: int, op: Operation, start: float, end: float) -> Mix:
+        """Return what ``start``..``end`` of an operation (on its own clock) went to."""
+        begin, served = op.begin_mono_us, served_from(op)
+        mix: Mix = {}
+        lower, upper = max(start, begin), min(end, served)
+        if lower < upper:
+            add(mix, self._queue_mix(host, op, round(lower), round(upper)))
+        for stretch in self._served(host, op):
+            overlap = min(end, stretch.end) - max(start, stretch.start)
+            if overlap > 0:
+                add(mix, stretch.rates, overlap)
+        return mix
+
+    def _served(self, host: int, op: Operation) -> list[Stretch]:
+        """Return the operation's time on a thread, cut into stretches of constant mix."""
+        if id(op) not in self._stretches:
+            end = op.begin_mono_us + wall_us(op)
+            parts = self._waits(host, op)
+            lost = lost_us(op)
+            if lost:
+                span = Span(_LOST_WAIT, served_from(op), end, lost)
+                parts = [*parts, (span, {UNKNOWN: 1.0})]
+            self._stretches[id(op)] = stretches(served_from(op), end, parts)
+        return self._stretches[id(op)]
+
+    def _waits(self, host: int, op: Operation) -> list[tuple[Span, Mix]]:
+        """Return the operation's waits and what each of them went to."""
+        if id(op) in self._parts:
+            return self._parts[id(op)]
+        if id(op) in self._open or len(self._open) >= _MAX_DEPTH:
+            # A loop of locks, or a chain longer than anyone reads: it ends here.
+            return [(span, {self._finding(host, op, span).charge: 1.0}) for span in spans(op)]
+        self._open.add(id(op))
+        parts = [(span, self._wait_mix(host, op, span)) for span in spans(op)]
+        self._open.discard(id(op))
+        self._parts[id(op)] = parts
+        return parts
+
+    def _finding(self, host: int, op: Operation, span: Span) -> Finding:
+        return self.hosts[host].suspects.finding(span.wait, op.side)
+
+    def _wait_mix(self, host: int, op: Operation, span: Span) -> Mix:
+        finding = self._finding(host, op, span)
+        elsewhere = self._remote_mix(host, op, span, finding) if op.side == "client" else None
+        if elsewhere is not None:
+            return elsewhere
+        if span.wait.kind == "throttled":
+            return {charge_to("throttle", self._quota(host, op)): 1.0}
+        if finding.wait_class == "lock" and finding.culprit:
+            return self._held_mix(host, op, span, finding.culprit)
+        if finding.wait_class in _OF_DISKS:
+            return self._disk_mix(host, op, span, finding.charge)
+        return {finding.charge: 1.0}
+
+    def _remote_mix(self, host: int, op: Operation, span: Span, finding: Finding) -> Mix | None:
+        """Return what a client's wait for its server went to, None if it was for none."""
+        if finding.wait_class == "rpc":
+            return self.remote.wait_mix(host, op, span)
+        if finding.wait_class == "delay":
+            return {self._pause(host, op): 1.0}
+        if finding.wait_class == "unknown" and not span.wait.stack:
+            # No stack: only an RPC of this very call can tell what it waited for.
+            return self.remote.walk(host, op, span, [RpcPath(self.hosts[host].children(op))])
+        return None
+
+    def _disk_mix(self, host: int, op: Operation, span: Span, rest: Charge) -> Mix:
+        """Return for whom the disk worked while the operation waited for it."""
+        server = self.hosts[host]
+        mix: Mix = {}
+        for process, share in server.disks.shares(op.disk, span.start, span.end).items():
+            user = server.suspects.process(process)
+            link = Link(op.disk or "", None, "disk")
+            mix[through(link, charge_to("disk", user))] = share
+        return filled(mix, 1.0, rest)
+
+    def _quota(self, host: int, op: Operation) -> Culprit | None:
+        """Return the limit that held an operation's process back, by its cgroup."""
+        capture = self.hosts[host].capture
+        process = capture.processes.get(op.process) if op.process else None
+        if process is None or process.cgroup is None:
+            return None
+        return Culprit("setting", f"CPU quota of {process.cgroup}", capture.host)
+
+    def _pause(self, host: int, op: Operation) -> Charge:
+        """Return why the server asked the client to try again later, as far as it says so."""
+        said = {abs(rpc.status) for rpc in self.hosts[host].children(op) if rpc.status}
+        address = self.hosts[host].server_address(op)
+        server = self.join.server_at(host, address)
+        restarted = server is not None and nfsd_restarted(self.hosts[server].capture)
+        if _NFS4ERR_GRACE in said or (said & _FORGOTTEN and restarted):
+            return charge_to("grace", Culprit("host", address, address) if address else None)
+        recalled_from = None if server is None else self._recalled_from(server)
+        if said & _ASKED_TO_WAIT and server is not None and recalled_from is not None:
+            client = self.join.client_at(server, recalled_from)
+            name = recalled_from if client is None else self.hosts[client].capture.host
+            return charge_to("delegation", Culprit("host", name, name))
+        return Charge("delay")
+
+    def _recalled_from(self, server: int) -> str | None:
+        """Return the one client that had to give back delegations, None if several or none."""
+        peers = {row.peer for row in self.hosts[server].capture.counts if row.kind == "recall"}
+        return next(iter(peers)) if len(peers) == 1 else None
+
+    def _held_mix(self, host: int, op: Operation, span: Span, holder: Culprit) -> Mix:
+        """Return what a lock's wait went to, given who released it.
+
+        If the holder was in an operation itself, the wait is what that operation went
+        to meanwhile. Time before that operation had a thread is an earlier holder's.
+        """
+        assert holder.process is not None
+        direct = charge_to("lock", holder)
+        held_by = self.hosts[host].operation_at(holder.process, span.end, op)
+        if held_by is None:
+            return {direct: 1.0}
+        start = max(span.start, served_from(held_by))
+        end = min(span.end, held_by.end_mono_us)
+        if end <= start:
+            return {direct: 1.0}
+        # A server's thread at work under a lock is the load itself: nobody to name.
+        working = Charge("lock", None, direct.chain) if held_by.side == "server" else direct
+        mix: Mix = {}
+        for charge, weight in self.window(host, held_by, start, end).items():
+            # Work under the lock, and waits of unknown cause, end the chain at the holder.
+            ends_here = charge.cause in ("running", "unknown")
+            add(mix, {working if ends_here else _behind(direct.chain[0], charge): weight})
+        return _main_parts(filled(mix, span.end - span.start, Charge("lock")))
+
+    def _warm_up(self, host: int) -> None:
+        """Look into a host's lock waits in the order in which they ended.
+
+        A holder's own wait for the lock ended before the wait for the holder, so a
+        long convoy is walked in steps of one instead of by deep recursion.
+        """
+        if host in self._warm:
+            return
+        self._warm.add(host)
+        locked = [
+            (span.end, op)
+            for op in self.hosts[host].capture.operations
+            for span in spans(op)
+            if (finding := self._finding(host, op, span)).wait_class == "lock" and finding.culprit
+        ]
+        for _, op in sorted(locked, key=lambda one: one[0]):
+            self._waits(host, op)
+
+
+def _behind(link: Link, charge: Charge) -> Charge:
+    """Return the charge one link further out; of a very long chain both ends stay."""
+    if len(charge.chain) >= _MAX_LINKS:
+        return Charge(charge.cause, charge.culprit, (link, *charge.chain[2:]))
+    return through(link, charge)
+
+
+def _main_parts(mix: Mix) -> Mix:
+    """Keep the greatest parts of a lock's wait; a convoy's many small ones are just a lock."""
+    if len(mix) <= _MAX_PARTS:
+        return mix
+    ranked = sorted(mix.items(), key=lambda item: -item[1])
+    kept = dict(ranked[:_MAX_PARTS])
+    add(kept, {Charge("lock"): sum(weight for _, weight in ranked[_MAX_PARTS:])})
+    return kept
+
+
+def _fast_waits(server: Host) -> list[FastWaits]:
+    """Return the waits of operations not recorded one by one, interval by interval."""
+    sums: defaultdict[int, Mix] = defaultdict(dict)
+    starts: dict[int, int] = {}
+    for row in server.capture.interval_waits:
+        finding = server.suspects.finding(row.wait, row.side)
+        if row.side == "server" and finding.wait_class != "idle":
+            add(sums[row.end_mono_us], {finding.charge: max(0, row.wait.total_us)})
+            starts[row.end_mono_us] = row.wait.first_mono_us
+    ends = sorted(sums)
+    if not ends:
+        return []
+    # Intervals may have been merged: each begins where the one before it ended.
+    bounds = [starts[ends[0]], *ends]
+    return [
+        FastWaits(start, end, {charge: us / (end - start) for charge, us in sums[end].items()})
+        for start, end in pairwise(bounds)
+        if start < end
+    ]

@@ -1,0 +1,284 @@
+"""Time that a client spent in RPCs, followed phase by phase into the server's ledger."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from tracer.blame.charge import (
+    CPU,
+    RUNNING,
+    SLOT,
+    SLOT_LINK,
+    UNKNOWN,
+    Charge,
+    Culprit,
+    Mix,
+    add,
+    charge_to,
+    filled,
+    scaled,
+    through,
+)
+from tracer.blame.intervals import Span, wall_us
+from tracer.blame.join import Located
+from tracer.blame.paths import Leg, Phase, RpcPath, phases, walk_levels
+from tracer.blame.signatures import bare
+from tracer.model import Operation
+
+if TYPE_CHECKING:
+    from tracer.blame.ledger import Ledger
+
+# Handing a request to the socket takes the thread's own time; longer is the network.
+_TINY_SEND_US: Final = 1000
+
+_WRITEBACK_FRAMES: Final = frozenset(
+    {
+        "wait_on_commit",
+        "nfs_wait_on_request",
+        "folio_wait_writeback",
+        "wait_on_page_writeback",
+        "filemap_fdatawait_range",
+        "__filemap_fdatawait_range",
+        "file_write_and_wait_range",
+        "filemap_write_and_wait_range",
+        "balance_dirty_pages",
+    }
+)
+
+
+class Remote:
+    """Resolves clients' RPCs for the ledger. ``host`` is the client capture's index."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._used: defaultdict[int, set[int]] = defaultdict(set)
+
+    def waited_for(self, calls: Iterable[Operation]) -> set[int]:
+        """Return the ``id()`` of each RPC that one of these calls, already billed, waited for."""
+        return {rpc for call in calls for rpc in self._used[id(call)]}
+
+    def wait_mix(self, host: int, op: Operation, span: Span) -> Mix:
+        """Return what a call's wait for NFS went to, by the RPCs that it can have waited for."""
+        view = self._ledger.hosts[host]
+        levels = [RpcPath(view.children(op)), view.leftovers(op.process)]
+        if any(bare(frame) in _WRITEBACK_FRAMES for frame in span.wait.stack):
+            levels.append(view.writeback(op.mount))
+        return self.walk(host, op, span, levels)
+
+    def walk(self, host: int, op: Operation, span: Span, levels: Sequence[RpcPath]) -> Mix:
+        """Return what a wait went to, given RPCs in order of how surely they were its own."""
+        mix: Mix = {}
+        for leg in walk_levels(levels, span.start, span.end):
+            if leg.rpc is None:
+                add(mix, self._gap_mix(host, op, leg))
+            else:
+                self._used[id(op)].add(id(leg.rpc))
+                add(mix, self.rpc_mix(host, leg.rpc, leg.start, leg.end))
+        return mix or {UNKNOWN: 1.0}
+
+    def _gap_mix(self, host: int, op: Operation, leg: Leg) -> Mix:
+        """Return a wait for an RPC that was not seen.
+
+        If the call began before recording did, so did its RPC: it is at the server.
+        """
+        duration = leg.end - leg.start
+        address = None if op.begin_known else self._ledger.hosts[host].server_address(op)
+        if address is None:
+            return {UNKNOWN: duration}
+        server = self._ledger.join.server_at(host, address)
+        if server is None:
+            return {_at_server(address): duration}
+        busy = self._busy_mix(host, server, leg.start, leg.end, in_flight=op.in_flight)
+        return filled(busy, duration, UNKNOWN)
+
+    def rpc_mix(self, host: int, rpc: Operation, start: int, end: int) -> Mix:
+        """Return what ``start``..``end`` of a client's RPC went to, phase by phase."""
+        mix: Mix = {}
+        for phase in phases(rpc):
+            lower, upper = max(start, phase.start), min(end, phase.end)
+            if lower >= upper:
+                continue
+            if phase.name == "remote":
+                add(mix, self._remote_mix(host, rpc, phase, lower, upper))
+            elif phase.name == "send":
+                add(mix, self._send_mix(host, rpc, phase, lower, upper))
+            elif phase.name == "slot":
+                add(mix, self._slot_mix(host, rpc, lower, upper))
+            elif phase.name == "wake":
+                add(mix, self._delay_mix(host, rpc, None, lower, upper, CPU))
+            else:
+                add(mix, {UNKNOWN: upper - lower})
+        return mix
+
+    def _slot_mix(self, host: int, rpc: Operation, start: int, end: int) -> Mix:
+        """Return what those who had the slots waited for, as far as that has a culprit."""
+        mix: Mix = {}
+        until = start
+        for held in self._ledger.hosts[host].slots.holders(rpc, start, end):
+            until = max(until, held.end)
+            for charge, weight in self.rpc_mix(host, held.rpc, held.start, held.end).items():
+                add(mix, {through(SLOT_LINK, charge) if charge.culprit else SLOT: weight})
+        return filled(scaled(mix, until - start) if mix else {}, end - start, SLOT)
+
+    def _send_mix(self, host: int, rpc: Operation, phase: Phase, start: int, end: int) -> Mix:
+        if phase.end - phase.start < _TINY_SEND_US:
+            return {RUNNING: end - start}
+        server = self._ledger.join.server_at(host, rpc.peer)
+        if server is None:
+            return {_network(rpc): end - start}
+        # A server whose threads are all held reads no socket: the sender waits for that.
+        return filled(
+            self._busy_mix(host, server, start, end, in_flight=False), end - start, _network(rpc)
+        )
+
+    def _remote_mix(self, host: int, rpc: Operation, phase: Phase, start: int, end: int) -> Mix:
+        located = self._ledger.join.server_operation(host, rpc)
+        if located is not None:
+            return self._joined_mix(host, rpc, phase, located, start, end)
+        server = self._ledger.join.server_at(host, rpc.peer)
+        if server is None:
+            address = rpc.peer or "server of " + (rpc.mount or "an unknown mount")
+            return self._delay_mix(host, rpc, None, start, end, _at_server(address))
+        busy = self._busy_mix(host, server, start, end, in_flight=rpc.in_flight)
+        if sum(busy.values()) > 0:
+            return filled(busy, end - start, self._unseen_at(host, server, rpc, start, end))
+        rest = self._unseen_at(host, server, rpc, start, end)
+        return self._delay_mix(host, rpc, server, start, end, rest)
+
+    def _joined_mix(
+        self, host: int, rpc: Operation, phase: Phase, located: Located, start: int, end: int
+    ) -> Mix:
+        """Lay the server's operation into the client's remote phase; around it is network."""
+        server, op = located
+        lead = self._lead(host, phase, located)
+        arrives, replies = phase.start + lead, phase.start + lead + wall_us(op)
+        mix: Mix = {}
+        lower, upper = max(start, arrives), min(end, replies)
+        if lower < upper:
+            shift = op.begin_mono_us - arrives
+            if upper - lower >= wall_us(op):
+                add(mix, scaled(self._ledger.bill(server, op), upper - lower))
+            else:
+                there = self._ledger.window(server, op, lower + shift, upper + shift)
+                add(mix, scaled(there, upper - lower))
+        before = min(end, arrives) - start
+        if before > 0:
+            # If its arrival was not seen it may have lain in the queue for this time.
+            rest = UNKNOWN if op.queue_us is None else _network(rpc)
+            busy: Mix = {}
+            if before >= _TINY_SEND_US:
+                busy = self._busy_mix(host, server, start, start + before, in_flight=False)
+            left = before - sum(busy.values())
+            if left > 0:
+                delays = self._delay_mix(host, rpc, server, start, start + before, rest)
+                add(busy, scaled(delays, left))
+            add(mix, scaled(busy, before))
+        after = end - max(start, replies)
+        if after > 0:
+            # Still in flight when the server's capture ended: what followed is not known.
+            # Without a common clock, what came before it may stand here.
+            unsure = op.queue_us is None and self._ledger.join.offset_us(host, server, end) is None
+            rest = UNKNOWN if op.in_flight or unsure else _network(rpc)
+            add(mix, self._delay_mix(host, rpc, server, end - after, end, rest))
+        return mix
+
+    def _lead(self, host: int, phase: Phase, located: Located) -> float:
+        """Return how long after sending the request arrived, as exactly as can be told."""
+        server, op = located
+        spare = phase.end - phase.start - wall_us(op)
+        if spare <= 0:
+            return 0
+        offset = self._ledger.join.offset_us(host, server, phase.start)
+        if offset is not None:
+            return min(max(0, op.begin_mono_us - offset - phase.start), spare)
+        return 0 if op.in_flight else spare / 2
+
+    def _busy_mix(
+        self, host: int, server: int, start: float, end: float, *, in_flight: bool
+    ) -> Mix:
+        """Return what held all of a server's threads in a window of the client's time.
+
+        Without a common clock only the end of the capture can stand in, for what was
+        in flight then.
+        """
+        occupancy = self._ledger.occupancy(server)
+        offset = self._ledger.join.offset_us(host, server, start)
+        if offset is not None:
+            return occupancy.charged(start + offset, end + offset)
+        at_end = occupancy.at_end() if in_flight else {}
+        return scaled(at_end, end - start) if at_end else {}
+
+    def _delay_mix(
+        self,
+        host: int,
+        rpc: Operation,
+        server: int | None,
+        start: float,
+        end: float,
+        rest: Charge,
+    ) -> Mix:
+        """Return what time on the wire went to: packets may lie on a host.
+
+        It has no CPU for them, or a process has to decide on them. ``rest``: what else
+        it was.
+        """
+        mix: Mix = {}
+        gaps = [(start, end)]
+        for index in dict.fromkeys((host, server)):
+            offset = None if index is None else self._ledger.join.offset_us(host, index, start)
+            if index is None or offset is None:
+                continue
+            for op in self._ledger.hosts[index].delays:
+                if not self._concerns(index, op, host, rpc):
+                    continue
+                first, last = op.begin_mono_us - offset, op.end_mono_us - offset
+                for lower, upper in [(max(a, first), min(b, last)) for a, b in gaps]:
+                    if lower < upper:
+                        add(mix, self._ledger.window(index, op, lower + offset, upper + offset))
+                gaps = [
+                    (a, b)
+                    for lower, upper in gaps
+                    for a, b in ((lower, min(upper, first)), (max(lower, last), upper))
+                    if a < b
+                ]
+        left = sum(upper - lower for lower, upper in gaps)
+        return filled(mix, sum(mix.values()) + left, rest) if left > 0 else mix
+
+    def _concerns(self, index: int, delay: Operation, host: int, rpc: Operation) -> bool:
+        """Return whether an RPC of a client's host may have waited for a delay on a host."""
+        if delay.peer is None:
+            return True
+        if index == host and delay.peer == rpc.peer:
+            return True
+        return delay.peer in self._ledger.hosts[host].capture.addresses
+
+    def _unseen_at(
+        self, host: int, server: int, rpc: Operation, start: float, end: float
+    ) -> Charge:
+        """Return where an RPC was that the server shows no operation for.
+
+        On the wire, if the server was recorded all the while, lost no operation, and
+        would have recorded one as long as this.
+        """
+        offset = self._ledger.join.offset_us(host, server, start)
+        there = self._ledger.hosts[server]
+        # One that was put off is no operation until it is taken up again.
+        deferred = any(row.kind == "deferred" for row in there.capture.counts)
+        if offset is None or deferred or there.may_lack_operations:
+            return UNKNOWN
+        first, last = there.recorded
+        if start + offset < first or end + offset > last:
+            return UNKNOWN
+        coarser = there.capture.threshold_us > 2 * self._ledger.hosts[host].capture.threshold_us
+        return UNKNOWN if coarser else _network(rpc)
+
+
+def _network(rpc: Operation) -> Charge:
+    """Return the charge for time on the wire: it has no process, but two ends."""
+    return charge_to("network", Culprit("host", rpc.peer, rpc.peer) if rpc.peer else None)
+
+
+def _at_server(address: str) -> Charge:
+    return charge_to("remote", Culprit("host", address, address))

@@ -1,0 +1,262 @@
+"""The verdict: culprits ranked by the stall time they account for, and who is cleared."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from tracer.blame.accounts import Account, Blame, Programs, accounts
+from tracer.blame.catalogue import product_of
+from tracer.blame.causes import ABOUT
+from tracer.blame.charge import Culprit, Link
+from tracer.blame.cleared import MIN_SHARE, Cleared, cleared, figures
+from tracer.blame.evidence import Direct, direct_waits, lines, taken_together
+from tracer.blame.kthreads import works_for
+from tracer.blame.ledger import Ledger
+from tracer.blame.names import executable
+from tracer.blame.network import is_at_fault
+from tracer.blame.stalls import Stall, Victim
+from tracer.blame.summary import summary_of
+from tracer.blame.units import human_us
+from tracer.model import HostCapture, Process
+
+# Below either of these a culprit is noise: it stays in the ledger only. Moments without a
+# free thread or CPU are normal: they must matter more. What nothing else accounts for is put
+# down to the wire, so a network is named only where it is most of all.
+_NOISE_US: Final = 50_000
+_NOISE_SHARE: Final = 0.01
+_NOISE_SHARES: Final[Mapping[str, float]] = {
+    "threads": 0.05,
+    "cpu": 0.05,
+    "disk": 0.05,
+    "network": 0.5,
+}
+
+# Links from an operation to a process that it waits for without waiting to be woken by it: the
+# disk stands between.
+_LINKS: Final[Mapping[str, int]] = {"cpu": 1, "disk": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class VictimShare:
+    """How much one victim waited for a culprit."""
+
+    victim: Victim
+    operations: int
+    stall_us: int
+    process: Process | None = None
+    volumes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LinkShare:
+    """A link of a chain and the stall time that goes through it."""
+
+    link: Link
+    stall_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Blamed:
+    """A culprit with what it accounts for. ``direct_us``: waits on it, each once."""
+
+    rank: int
+    culprit: Culprit
+    cause: str
+    stall_us: int
+    share: float
+    direct_us: int
+    operations: int
+    victims: tuple[VictimShare, ...]
+    chain: tuple[LinkShare, ...]
+    evidence: tuple[str, ...]
+    exe: str | None = None
+    start_time: datetime | None = None
+    product: str | None = None
+    process: Process | None = None
+    works_for: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Who it was, who it was not, and what to do first."""
+
+    clear: bool
+    summary: str
+    culprits: tuple[Blamed, ...]
+    cleared: tuple[Cleared, ...]
+    advice: tuple[str, ...]
+
+
+def verdict_of(ledger: Ledger, stalls: Sequence[Stall]) -> Verdict:
+    """Return the verdict on a set of stalls."""
+    total = sum(stall.wall_us for stall in stalls)
+    captures = [host.capture for host in ledger.hosts]
+    programs = Programs(stalls, captures)
+    found = accounts(stalls, programs, _threshold(captures))
+    direct = direct_waits(ledger.hosts)
+    by_program = taken_together(direct, programs.first)
+    unshown = set() if is_at_fault(captures, _threshold(captures)) else {"network"}
+    ranked = sorted(
+        (
+            item
+            for item in found.items()
+            if item[1].stall_us >= _least_us(item[0], total) and item[0][1] not in unshown
+        ),
+        key=lambda item: (-item[1].stall_us, item[0][0].name, item[0][1]),
+    )
+    culprits = tuple(
+        _blamed(
+            rank,
+            key,
+            account,
+            total=total,
+            captures=captures,
+            direct=by_program.get(key),
+            beside=_beside(key, ledger, programs),
+        )
+        for rank, (key, account) in enumerate(ranked, start=1)
+    )
+    by_cause = causes_of(stalls)
+    named = [one for blamed in culprits for one in programs.members(blamed.culprit)]
+    return Verdict(
+        clear=not culprits,
+        summary=summary_of(culprits, by_cause, _threshold(captures), by_program),
+        culprits=culprits,
+        cleared=tuple(cleared(ledger, by_cause, named, direct)),
+        advice=tuple(_advice(culprits)),
+    )
+
+
+def causes_of(stalls: Iterable[Stall]) -> dict[str, int]:
+    """Return the stall time by cause, the greatest first."""
+    sums: defaultdict[str, int] = defaultdict(int)
+    for stall in stalls:
+        for charge, us in stall.bill.items():
+            sums[charge.cause] += us
+    return dict(sorted(sums.items(), key=lambda item: -item[1]))
+
+
+def _capture_of(culprit: Culprit, captures: Iterable[HostCapture]) -> HostCapture | None:
+    """Return the capture that tells most of a culprit; a host may have several."""
+    of_host = [capture for capture in captures if capture.host == culprit.host]
+    knowing = [capture for capture in of_host if culprit.process in capture.processes]
+    return next(iter(knowing or of_host), None)
+
+
+def _least_us(key: Blame, total_us: int) -> float:
+    """Return the stall time from which on a culprit is worth naming."""
+    return max(_NOISE_SHARES.get(key[1], _NOISE_SHARE) * total_us, _NOISE_US)
+
+
+def _blamed(
+    rank: int,
+    key: Blame,
+    account: Account,
+    *,
+    total: int,
+    captures: Sequence[HostCapture],
+    direct: Direct | None,
+    beside: Iterable[str],
+) -> Blamed:
+    culprit, cause = key
+    capture = _capture_of(culprit, captures)
+    process = capture.processes.get(culprit.process) if capture and culprit.process else None
+    exe = executable(process) if process else None
+    victims = (
+        VictimShare(
+            victim,
+            operations,
+            stall_us,
+            process=_process_of(victim, captures),
+            volumes=tuple(sorted(account.volumes[victim])),
+        )
+        for victim, (operations, stall_us) in account.victims.items()
+    )
+    stacks = direct.waker_stacks if direct else ()
+    return Blamed(
+        rank=rank,
+        culprit=culprit,
+        cause=cause,
+        stall_us=account.stall_us,
+        share=account.stall_us / total if total else 0.0,
+        direct_us=_direct_us(culprit, cause, account, direct),
+        operations=account.operations,
+        victims=tuple(sorted(victims, key=lambda one: -one.stall_us)),
+        chain=_chain(account.chains),
+        evidence=(*lines(capture, culprit, cause, direct), *beside),
+        exe=exe,
+        start_time=process.start_time if process else None,
+        product=product_of(culprit.name, exe) if culprit.kind == "process" else None,
+        process=process,
+        works_for=works_for(culprit.name, stacks) if process and process.kthread else None,
+    )
+
+
+def _direct_us(culprit: Culprit, cause: str, account: Account, direct: Direct | None) -> int:
+    """Return how long was waited for a culprit itself, and not for who waited for it."""
+    links = 1 if culprit.kind == "host" else _LINKS.get(cause, 0)
+    if links and culprit.kind in ("host", "process"):
+        return sum(us for chain, us in account.chains.items() if len(chain) == links)
+    return direct.total_us if direct else 0
+
+
+def _beside(key: Blame, ledger: Ledger, programs: Programs) -> Iterator[str]:
+    """Yield evidence that is not in the waits for a culprit."""
+    culprit, cause = key
+    count = len(programs.members(culprit))
+    if count > 1:
+        yield f"{count} processes of this program, of which this one is behind most"
+    if cause == "network":
+        yield from figures("network", ledger)
+    if cause == "disk":
+        yield from _disk_use(culprit, ledger)
+
+
+def _disk_use(culprit: Culprit, ledger: Ledger) -> Iterator[str]:
+    for host in ledger.hosts:
+        if host.capture.host == culprit.host and culprit.process:
+            for disk, (busy_us, requests) in host.disks.totals(culprit.process).items():
+                yield f"{disk} worked {human_us(busy_us)} for it, on {requests} requests"
+
+
+def _process_of(victim: Victim, captures: Iterable[HostCapture]) -> Process | None:
+    """Return what is known of a victim's process, None if nothing is."""
+    if victim.process is None:
+        return None
+    for capture in captures:
+        if capture.host == victim.host and victim.process in capture.processes:
+            return capture.processes[victim.process]
+    return None
+
+
+def _chain(chains: Mapping[tuple[Link, ...], int]) -> tuple[LinkShare, ...]:
+    """Return the chain to show: of those with links before the culprit, the one used most.
+
+    A link's figure is the stall time through it on any chain; the culprit's is all.
+    """
+    through: defaultdict[Link, int] = defaultdict(int)
+    for chain, us in chains.items():
+        for link in set(chain):
+            through[link] += us
+    longer = [chain for chain in chains if len(chain) > 1] or list(chains)
+    if not longer:
+        return ()
+    shown = max(longer, key=lambda chain: chains[chain])
+    return tuple(LinkShare(link, through[link]) for link in shown)
+
+
+def _advice(culprits: Iterable[Blamed]) -> Iterable[str]:
+    """Yield what to do first, once per cause, for the first culprit that has it."""
+    seen: set[str] = set()
+    for one in culprits:
+        if one.cause not in seen and (one.rank == 1 or one.share >= MIN_SHARE):
+            seen.add(one.cause)
+            yield f"{one.culprit.name}: {ABOUT[one.cause].advice}"
+
+
+def _threshold(captures: Iterable[HostCapture]) -> int:
+    return min((capture.threshold_us for capture in captures), default=0)

@@ -1,0 +1,1 @@
+"""One file per command: options in, errors out. The work is done elsewhere."""

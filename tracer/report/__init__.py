@@ -1,0 +1,1 @@
+"""Reports: an analysis in, text or JSON out. Nothing here reads captures or files."""
