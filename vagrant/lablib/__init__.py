@@ -1,0 +1,1 @@
+"""The lab: NFS guests under QEMU, and scenarios played in them."""
