@@ -1,0 +1,339 @@
+"""The verdict, cause by cause: who is named for a wait of each kind, and who is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from blame_cases import (
+    CLIENT,
+    IO_WAIT,
+    REDIS,
+    SCHEDULE,
+    SERVER,
+    call,
+    client,
+    named,
+    processes,
+    quiet_samples,
+    rpc,
+    served,
+    server,
+    us,
+    wait,
+)
+
+from tracer.blame import analyse
+from tracer.model import Count, DiskUse, Event, Holder, Process, ProcessKey
+
+OTHER = ProcessKey(500, 9_000_000)
+HOG = ProcessKey(600, 9_500_000)
+
+
+def starved(first, last, by=HOG, **changes):
+    return wait(first, last, (), kind="runnable", waker=by, **changes)
+
+
+class TestCpu:
+    rows = server().processes | processes(
+        Process(HOG, comm="scand", exe="/opt/scand"),
+        Process(OTHER, comm="kworker/0:1", kthread=True),
+    )
+
+    def test_who_had_the_cpu_is_named(self):
+        op = served(10, 12, starved(10, 11.9))
+        analysis = analyse([server([op], processes=self.rows, listeners=())])
+        assert named(analysis) == [("process", "scand", "cpu")]
+        assert analysis.verdict.culprits[0].direct_us == us(1.9)
+        assert "it had the CPUs (cpu)" in analysis.verdict.summary
+
+    def test_the_kernels_own_threads_are_not(self):
+        op = served(10, 12, starved(10, 11.9, OTHER))
+        analysis = analyse([server([op], processes=self.rows, listeners=())])
+        assert analysis.verdict.clear
+        assert analysis.causes["cpu"] == us(1.9)
+
+    def test_also_while_the_request_was_queued_for_a_thread_without_cpu(self):
+        op = served(10, 12, starved(9.99, 11.8), queue=1.8)
+        analysis = analyse([server([op], processes=self.rows, listeners=())])
+        assert named(analysis) == [("process", "scand", "cpu")]
+        assert analysis.causes["cpu"] == pytest.approx(us(1.8), abs=10)
+        assert "unknown" not in analysis.causes
+
+    def test_a_wait_before_the_request_came_is_not_the_operations(self):
+        op = served(10, 12, starved(5, 9.9), queue=0)
+        analysis = analyse([server([op], processes=self.rows, listeners=())])
+        assert set(analysis.causes) == {"running"}
+
+    def test_a_little_of_it_in_every_operation_is_nobodys_doing(self):
+        ops = [served(10 + i, 10.11 + i, starved(10 + i, 10.04 + i)) for i in range(20)]
+        assert analyse([server(ops, processes=self.rows, listeners=())]).verdict.clear
+
+
+FROZEN = (*SCHEDULE, "percpu_rwsem_wait", "__percpu_down_read", "mnt_want_write", "nfsd_create")
+
+
+class TestFrozen:
+    rows = processes(
+        Process(OTHER, comm="fsfreeze", exe="fsfreeze"), Process(HOG, comm="thaw", exe="/opt/thaw")
+    )
+
+    def named(self, *waits, holders=()):
+        ops = [served(10, 20, *waits)]
+        return named(
+            analyse([server(ops, processes=self.rows, listeners=(), holders=tuple(holders))])
+        )
+
+    def test_who_froze_it_is_named_while_it_still_is(self):
+        going_on = wait(10, 20, FROZEN, in_flight=True)
+        holder = Holder(OTHER, "frozen", since_mono_us=us(9))
+        assert self.named(going_on, holders=[holder]) == [("process", "fsfreeze", "frozen")]
+
+    def test_who_froze_it_comes_before_who_thaws_it(self):
+        ended = wait(10, 20, FROZEN, waker=HOG, waker_stack=("thaw_super_locked", "thaw_super"))
+        assert self.named(ended) == [("process", "thaw", "frozen")]
+        holder = Holder(OTHER, "frozen", since_mono_us=us(9), until_mono_us=us(20))
+        assert self.named(ended, holders=[holder]) == [("process", "fsfreeze", "frozen")]
+
+    def test_of_two_at_that_time_none_is_named(self):
+        going_on = wait(10, 20, FROZEN, in_flight=True)
+        holders = [Holder(OTHER, "frozen"), Holder(HOG, "frozen", mount="/other")]
+        assert self.named(going_on, holders=holders) == []
+
+    def test_an_earlier_one_is_not_named(self):
+        going_on = wait(10, 20, FROZEN, in_flight=True)
+        holder = Holder(OTHER, "frozen", since_mono_us=us(1), until_mono_us=us(5))
+        assert self.named(going_on, holders=[holder]) == []
+
+
+class TestDisk:
+    user = Process(HOG, comm="scand", exe="/opt/scan/scand")
+
+    def analysis(self, *uses, stack=IO_WAIT, disk="vdb"):
+        ops = [served(10, 20, wait(10, 20, stack), disk=disk)]
+        known = processes(self.user)
+        return analyse([server(ops, processes=known, listeners=(), disk_use=uses)])
+
+    def use(self, begin=10, end=20, busy=8, **changes):
+        values = {"process": HOG, "disk": "vdb", "requests": 900}
+        values |= {"begin_mono_us": us(begin), "end_mono_us": us(end), "busy_us": us(busy)}
+        return DiskUse(**(values | changes))
+
+    def test_whom_the_disk_worked_for_is_named_with_that_part(self):
+        verdict = self.analysis(self.use()).verdict
+        (first,) = verdict.culprits
+        assert (first.culprit.name, first.cause) == ("scand", "disk")
+        assert first.share == pytest.approx(0.8)
+        assert first.direct_us == first.stall_us == us(8)
+        chain = [(item.link.name, item.link.cause) for item in first.chain]
+        assert chain == [("vdb", "disk"), ("scand", "disk")]
+        assert "vdb worked 8 s for it, on 900 requests" in first.evidence
+        assert "the disk worked for it" in verdict.summary
+
+    def test_the_journal_waits_for_the_disk(self):
+        stack = (*SCHEDULE, "jbd2_log_wait_commit", "ext4_sync_file", "nfsd_commit")
+        assert named(self.analysis(self.use(), stack=stack)) == [("process", "scand", "disk")]
+
+    @pytest.mark.parametrize("change", [{"disk": "vda"}, {"begin": 20, "end": 30}])
+    def test_of_another_disk_or_time_nobody_is_named(self, change):
+        assert named(self.analysis(self.use(**change))) == []
+
+    def test_where_the_disk_is_not_known_nobody_is_named(self):
+        assert named(self.analysis(self.use(), disk=None)) == []
+
+    def test_little_use_is_not_named(self):
+        assert named(self.analysis(self.use(busy=0.4))) == []
+
+
+class TestUpcall:
+    stack = (*SCHEDULE, "cache_wait_req.isra.0", "cache_check", "exp_find_key", "rqst_exp_find")
+    rows = processes(
+        Process(OTHER, comm="rpc.mountd", exe="/usr/sbin/rpc.mountd", state="T"),
+        Process(HOG, comm="rpc.idmapd", exe="/usr/sbin/rpc.idmapd"),
+    )
+
+    def test_the_daemon_that_holds_the_caches_channel_is_named(self):
+        holders = (
+            Holder(OTHER, "channel", "nfsd.export"),
+            Holder(OTHER, "channel", "nfsd.fh"),
+            Holder(HOG, "channel", "nfs4.idtoname"),
+        )
+        ops = [served(10, 15, wait(10, 15, self.stack))]
+        analysis = analyse([server(ops, processes=self.rows, listeners=(), holders=holders)])
+        assert named(analysis) == [("process", "rpc.mountd", "upcall")]
+        assert "process is stopped (state T)" in analysis.verdict.culprits[0].evidence
+
+    def test_nobody_is_if_nobody_holds_it(self):
+        ops = [served(10, 15, wait(10, 15, self.stack))]
+        holders = (Holder(HOG, "channel", "nfs4.idtoname"),)
+        analysis = analyse([server(ops, processes=self.rows, listeners=(), holders=holders)])
+        assert analysis.verdict.clear
+        assert analysis.causes["upcall"] == us(5)
+
+
+def four_seconds_away(rows, *, on_client=(), on_server=(), holders=()):
+    """Return captures of an RPC that the server served in a moment."""
+    vfs = call(10, 14)
+    under = rpc(10, 14, xid=5, parent_id=vfs.op_id)
+    there = served(50, 50.001, xid=5)
+    # Another RPC tells the clocks.
+    tick, tock = rpc(9, 9.001, xid=6), served(49, 49.001, xid=6)
+    return [
+        server([there, tock, *on_server], processes=rows, listeners=(), holders=holders),
+        client([vfs, under, tick, *on_client], processes=rows),
+    ]
+
+
+class TestKernelThreadsWithoutCpu:
+    """Packets lie on a host whose own threads get no CPU: that is not the network."""
+
+    rows = processes(Process(HOG, comm="renderd", exe="/opt/renderd"))
+
+    def delay(self, host, side, first, last):
+        return served(
+            first,
+            last,
+            starved(first, last),
+            host=host,
+            side=side,
+            layer="kernel",
+            op="work",
+            queue=None,
+        )
+
+    def test_a_reply_that_the_client_did_not_read_for_want_of_cpu(self):
+        delay = self.delay("client", "client", 10.1, 13.9)
+        analysis = analyse(four_seconds_away(self.rows, on_client=[delay]))
+        assert named(analysis)[0] == ("process", "renderd", "cpu")
+        assert analysis.causes["cpu"] == pytest.approx(us(3.8), abs=us(0.01))
+        assert len(analysis.stalls) == 1
+
+    def test_packets_that_the_server_did_not_handle(self):
+        delay = self.delay("server", "server", 50.5, 53.9)
+        analysis = analyse(four_seconds_away(self.rows, on_server=[delay]))
+        assert named(analysis)[0] == ("process", "renderd", "cpu")
+        assert analysis.verdict.culprits[0].culprit.host == "server"
+
+    def test_without_it_is_time_on_the_wire_and_the_network_only_if_that_shows(self):
+        there, here = four_seconds_away(self.rows)
+        quiet = analyse([there, here])
+        assert named(quiet) == []
+        assert quiet.causes["network"] == pytest.approx(us(4), abs=us(0.01))
+        late = replace(here, counts=[Count("client", "timeout", None, None, SERVER, 1)])
+        assert named(analyse([there, late])) == [("host", SERVER, "network")]
+
+
+class TestPacketsHeld:
+    """A process decides on packets: what that takes is its own, not the network's."""
+
+    rows = processes(
+        Process(HOG, comm="netguardd", exe="/opt/netguardd"),
+        Process(OTHER, comm="fwd", exe="/opt/fwd"),
+    )
+    answer = ("nf_queue_entry_free", "nf_reinject", "nfqnl_reinject", "nfqnl_recv_verdict")
+
+    def packet(self, first, last, peer, *, side="server", **changes):
+        answered = {"waker": HOG, "waker_stack": self.answer}
+        of_wait = {"in_flight": True} if changes.get("in_flight") else answered
+        return served(
+            first,
+            last,
+            wait(first, last, (), kind="held", **of_wait),
+            **{"host": side, "side": side, "layer": "kernel", "op": "packet", "peer": peer},
+            nfs_op=None,
+            queue=None,
+            **changes,
+        )
+
+    def test_who_decides_is_named(self):
+        captures = four_seconds_away(self.rows, on_server=[self.packet(50.1, 53.9, CLIENT)])
+        analysis = analyse(captures)
+        assert named(analysis) == [("process", "netguardd", "packet-filter")]
+        assert analysis.causes["packet-filter"] == pytest.approx(us(3.8), abs=us(0.01))
+        assert "it held packets of NFS (packet-filter)" in analysis.verdict.summary
+        assert len(analysis.stalls) == 1
+
+    def test_packets_held_at_the_same_time_are_held_once(self):
+        both = [self.packet(50.1, 52.1, CLIENT), self.packet(50.6, 53.1, CLIENT)]
+        (culprit,) = analyse(four_seconds_away(self.rows, on_server=both)).verdict.culprits
+        assert culprit.direct_us == us(3)
+        line = "held 2 packets of NFS until it decided on them: 3 s in all, the longest 2.5 s"
+        assert culprit.evidence[0] == line
+        assert not any("nfsd threads" in line for line in culprit.evidence)
+
+    def test_on_a_client_recorded_alone(self):
+        packet = self.packet(10.1, 13.9, SERVER, side="client")
+        _, here = four_seconds_away(self.rows, on_client=[packet])
+        assert named(analyse([here]))[0] == ("process", "netguardd", "packet-filter")
+
+    def test_packets_of_others_held_nothing_of_ours(self):
+        packet = self.packet(50.1, 53.9, "10.9.0.77")
+        analysis = analyse(four_seconds_away(self.rows, on_server=[packet]))
+        assert "packet-filter" not in analysis.causes
+
+    @pytest.mark.parametrize(
+        ("owners", "found"),
+        [
+            ((HOG,), [("process", "netguardd", "packet-filter")]),
+            ((HOG, HOG), [("process", "netguardd", "packet-filter")]),
+            ((HOG, OTHER), []),
+            ((), []),
+        ],
+    )
+    def test_while_it_lies_there_who_has_the_queue(self, owners, found):
+        packet = self.packet(50.1, 53.9, CLIENT, in_flight=True)
+        holders = [Holder(owner, "queue", str(number)) for number, owner in enumerate(owners)]
+        captures = four_seconds_away(self.rows, on_server=[packet], holders=holders)
+        assert named(analyse(captures)) == found
+
+    def test_what_is_repeated_meanwhile_is_not_the_networks_doing(self):
+        packet = self.packet(50.1, 51.9, CLIENT)
+        there, here = four_seconds_away(self.rows, on_server=[packet])
+        late = replace(here, counts=[Count("client", "timeout", None, None, SERVER, 1)])
+        assert named(analyse([there, late])) == [("process", "netguardd", "packet-filter")]
+
+
+def test_a_cpu_quota_is_a_setting_and_nobody_who_ran_meanwhile():
+    app = Process(REDIS, comm="redis-server", cgroup="/app.slice")
+    throttled = wait(10, 13, (), kind="throttled")
+    op = call(10, 14, throttled, starved(13, 13.1))
+    analysis = analyse([client([op], processes=processes(app, *TestCpu.rows.values()))])
+    assert named(analysis) == [("setting", "CPU quota of /app.slice", "throttle")]
+    assert "The CPU quota of /app.slice on client caused" in analysis.verdict.summary
+
+
+class TestAskedToWait:
+    pause = (*SCHEDULE, "schedule_timeout", "nfs4_delay", "nfs4_handle_exception", "nfs4_do_open")
+
+    def captures(self, status, *recalls):
+        vfs = call(10, 14, wait(10, 14, self.pause), op="open", peer=SERVER)
+        refused = rpc(10, 10.001, parent_id=vfs.op_id, op="OPEN", status=status)
+        counts = tuple(Count("server", "recall", None, None, peer, 1) for peer in recalls)
+        return [server(counts=counts, listeners=()), client([vfs, refused])]
+
+    def test_by_a_server_in_its_grace_period(self):
+        analysis = analyse(self.captures(-10013))
+        assert named(analysis) == [("host", SERVER, "grace")]
+        assert "had been restarted" in analysis.verdict.summary
+
+    @pytest.mark.parametrize("restarted", [True, False])
+    def test_by_a_server_that_has_forgotten_it(self, restarted):
+        recovery = (*SCHEDULE, "nfs_wait_bit_killable", "__wait_on_bit", "nfs4_wait_clnt_recover")
+        vfs = call(10, 14, wait(10, 14, recovery), op="open", peer=SERVER)
+        refused = rpc(10, 10.001, parent_id=vfs.op_id, op="OPEN", status=-10052)
+        text = "NFSD: starting 90-second grace period (net f0000000)"
+        log = Event(quiet_samples()[0].ts, "kmsg", "kernel", text, 1)
+        there = server(events=(log,) if restarted else (), listeners=())
+        analysis = analyse([there, client([vfs, refused])])
+        assert analysis.causes["grace" if restarted else "delay"] == us(4)
+        assert named(analysis) == ([("host", SERVER, "grace")] if restarted else [])
+
+    def test_because_another_client_holds_a_delegation(self):
+        analysis = analyse(self.captures(-10008, "10.9.0.3"))
+        assert named(analysis) == [("host", "10.9.0.3", "delegation")]
+
+    @pytest.mark.parametrize("recalls", [(), ("10.9.0.3", "10.9.0.4")])
+    def test_which_client_is_not_guessed(self, recalls):
+        analysis = analyse(self.captures(-10008, *recalls))
+        assert analysis.verdict.clear
+        assert analysis.causes["delay"] == us(4)

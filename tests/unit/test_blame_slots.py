@@ -1,0 +1,63 @@
+"""Waits for a session slot, charged through to who had the slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from blame_cases import SERVER, client, held, rpc, served, server, us
+
+from tracer.blame.charge import SLOT, SLOT_LINK
+from tracer.blame.ledger import Ledger
+from tracer.blame.slots import Slots
+
+HOLDERS = [rpc(0, 10, xid=number, remote_us=us(10)) for number in range(3)]
+WAITING = rpc(1, 9, xid=7, slot_us=us(8), remote_us=0)
+
+
+def second(at: int, count: int) -> tuple[int, int, int]:
+    """Return an interval in which that many RPCs ended."""
+    return us(at - 1), us(at), count
+
+
+@pytest.mark.parametrize(
+    ("answered", "until"),
+    [
+        ([], 9),
+        ([second(2, 5)], 9),  # they may have ended before the wait began
+        ([second(4, 5)], 3),
+        ([second(10, 4)], 9),
+        ([(us(0), us(20), 5)], 1.5),  # nothing tells when in all that time
+    ],
+)
+def test_slots_are_known_as_long_as_no_other_rpc_ends(
+    answered: Sequence[tuple[int, int, int]], until: float
+) -> None:
+    found = Slots(HOLDERS, answered).holders(WAITING, us(1.5), us(9))
+    assert {(one.start, one.end) for one in found if one.end > one.start} == (
+        {(us(1.5), us(until))} if until > 1.5 else set()
+    )
+
+
+def test_an_rpc_never_sent_to_one_of_two_servers_waits_for_nobody_known() -> None:
+    elsewhere = rpc(0, 10, xid=9, remote_us=us(10), peer="10.9.0.9")
+    unsent = rpc(1, 9, xid=None, peer=None, in_flight=True)
+    assert Slots([*HOLDERS, elsewhere], []).holders(unsent, us(1), us(9)) == []
+    assert Slots(HOLDERS, []).holders(unsent, us(1), us(9))
+
+
+def test_who_held_up_those_with_slots_held_up_those_without() -> None:
+    there = [served(0, 10, held(0, 10), xid=number, nfs_op="WRITE") for number in range(3)]
+    ours = client([*HOLDERS, WAITING])
+    bill = Ledger([ours, server(there, addresses=frozenset({SERVER}))]).bill(0, WAITING)
+    ((charge, total),) = bill.items()
+    assert (charge.cause, total) == ("fanotify", us(8))
+    assert charge.culprit is not None
+    assert charge.culprit.name == "qaxsafed"
+    assert charge.chain[0] == SLOT_LINK
+
+
+def test_slots_of_rpcs_that_wait_for_nobody_are_just_slots() -> None:
+    there = [served(0, 10, xid=number, nfs_op="WRITE") for number in range(3)]
+    both = [client([*HOLDERS, WAITING]), server(there, addresses=frozenset({SERVER}))]
+    assert Ledger(both).bill(0, WAITING) == {SLOT: us(8)}

@@ -1,0 +1,130 @@
+"""Timed calls: the functions behind them and the templates of their programs."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from tracer import calls
+from tracer.kernel import functions
+
+READ = functions.Call("read", "client", "nfs", ("nfs_file_read",))
+LOCAL = functions.Call("read", "local", "vmlinux", ("vfs_read",))
+NFSD = functions.Call("read", "server", "vmlinux", ("vfs_iter_read",))
+HOOK = functions.Call("security_file_open", "hook", "vmlinux", ("security_file_open",))
+
+
+def only(
+    call: functions.Call, types: tuple[str, ...], sides: tuple[str, ...] = ("client",)
+) -> functions.Traced:
+    (found,), missing = functions.traced([call], sides, lambda *_: types)
+    assert not missing
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "enter", "exit_"),
+    [
+        (("kiocb", "iov_iter"), "vfs_enter_kiocb_0", "vfs_exit_2"),
+        (("inode", "file"), "vfs_enter_inode_0", "vfs_exit_2"),
+        # A file is filled in late by an open: the inode is surer.
+        (("file", "inode"), "vfs_enter_inode_1", "vfs_exit_2"),
+        # An idmap in front, since v5.12, moves the rest.
+        (("mnt_idmap", "inode", "dentry", "", ""), "vfs_enter_inode_1", "vfs_exit_5"),
+        (("mnt_idmap", "path", "kstat", "", ""), "vfs_enter_path_1", "vfs_exit_5"),
+        (("file", ""), "vfs_enter_file_0", "vfs_exit_2"),
+    ],
+)
+def test_the_surest_argument_leads_to_the_superblock(
+    arguments: tuple[str, ...], enter: str, exit_: str
+) -> None:
+    found = only(READ, arguments)
+    assert (found.enter, found.exit) == (enter, exit_)
+    kind, position = enter.removeprefix("vfs_enter_").split("_")
+    enter_source, exit_source = found.sources
+    assert f"int {enter}(unsigned long long *ctx)" in enter_source
+    assert f"sb_of_{kind}(ctx[{position}])" in enter_source
+    # fexit finds the return value behind the arguments.
+    assert f"ctx[{len(arguments)}])" in exit_source
+
+
+@pytest.mark.parametrize("arguments", [(), ("",), ("kstat", "iov_iter")])
+def test_a_client_call_whose_mount_cannot_be_told_is_missing(arguments: tuple[str, ...]) -> None:
+    assert functions.traced([READ], ["client"], lambda *_: arguments) == ([], [READ])
+
+
+@pytest.mark.parametrize(
+    ("call", "types", "sides", "enter", "exit_"),
+    [
+        (LOCAL, ("file", ""), ("server",), "call_enter_file_0", "call_exit"),
+        (LOCAL, ("renamedata",), ("server",), "call_enter_in_op", "call_exit"),
+        (NFSD, ("file", ""), ("server",), "call_enter_in_op", "call_exit"),
+        # A server's hooks count inside operations only, whatever they are given.
+        (HOOK, ("file",), ("server",), "hook_enter_in_op", "hook_exit_in_op"),
+        (HOOK, ("file",), ("server", "client"), "hook_enter_file_0", "hook_exit_1"),
+        (HOOK, ("socket", ""), ("client",), "hook_enter_in_op", "hook_exit_in_op"),
+    ],
+)
+def test_how_a_call_is_traced_depends_on_who_makes_it(
+    call: functions.Call,
+    types: tuple[str, ...],
+    sides: tuple[str, ...],
+    enter: str,
+    exit_: str,
+) -> None:
+    found = only(call, types, sides)
+    assert (found.enter, found.exit) == (enter, exit_)
+
+
+def test_a_function_is_traced_once_though_two_calls_name_it() -> None:
+    splice = functions.Call("splice_read", "client", "nfs", ("nfs_file_read",))
+    found, missing = functions.traced([READ, splice], ["client"], lambda *_: ("kiocb",))
+    assert ([one.call for one in found], missing) == ([READ], [])
+
+
+def test_every_call_has_a_number_of_its_own_and_a_name() -> None:
+    for call in functions.wanted(("server", "client")):
+        assert calls.name(call.number) == call.name
+    assert all(len(set(names)) == len(names) for names in (calls.VFS_OPS, calls.HOOKS))
+    assert len(calls.VFS_OPS) <= calls.RPC_NULL < calls.HOOKS_FROM
+    # 0 is what a zeroed record says; an address is no number of a call.
+    assert [calls.name(number) for number in (0, calls.RPC_NULL - 1, 1 << 40)] == [None] * 3
+
+
+def test_a_stack_names_the_call_it_is_in() -> None:
+    assert functions.CLIENT_FRAMES["nfs_file_read"] == "read"
+    assert functions.CLIENT_FRAMES["nfs_file_splice_read"] == "splice_read"
+
+
+def instruction(opcode: int, immediate: int) -> bytes:
+    return struct.pack("<BBhI", opcode, 1, 0, immediate)
+
+
+def test_specialise_puts_the_number_in_every_placeholder_and_nowhere_else() -> None:
+    before = [0xB7, 0x55, 0x85, 0x95]
+    code = b"".join(
+        instruction(opcode, immediate)
+        for opcode, immediate in zip(
+            before, [functions.NUMBER_PLACEHOLDER, 7, functions.NUMBER_PLACEHOLDER, 0], strict=True
+        )
+    )
+    specialised = functions.specialise(code, 12)
+    assert specialised == b"".join(
+        instruction(opcode, immediate)
+        for opcode, immediate in zip(before, [12, 7, 12, 0], strict=True)
+    )
+
+
+def test_placeholder_bytes_across_two_instructions_are_not_one() -> None:
+    placeholder = functions.NUMBER_PLACEHOLDER.to_bytes(4, "little")
+    code = (
+        b"\xb7\x01\0\0" + placeholder  # a real one
+        + b"\xb7\x01" + placeholder + b"\0\0"  # the same bytes, but not an immediate
+    )  # fmt: skip
+    assert functions.specialise(code, 3) == code.replace(placeholder, b"\3\0\0\0", 1)
+
+
+def test_a_template_without_placeholder_is_a_mistake() -> None:
+    with pytest.raises(AssertionError):
+        functions.specialise(instruction(0x95, 0), 1)

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+import tracer
+from tracer.commands.schema import command
+from tracer.schema import TABLES
+from tracer.schema_text import markdown
+from tracer.store.arrow import arrow_schema
+
+
+def test_schema_md_is_what_the_command_prints() -> None:
+    text = (Path(tracer.__file__).parent / "SCHEMA.md").read_text()
+    assert text == markdown(), "run: nfsblame schema > tracer/SCHEMA.md"
+    assert CliRunner().invoke(command).output == text
+
+
+def test_json_holds_every_column() -> None:
+    output = CliRunner().invoke(command, ["--format", "json"]).output
+    tables = {t["name"]: [c["name"] for c in t["columns"]] for t in json.loads(output)["tables"]}
+    assert tables == {t.name: [c.name for c in t.columns] for t in TABLES}
+
+
+def test_help_has_an_example() -> None:
+    assert "nfsblame schema --format json" in CliRunner().invoke(command, ["--help"]).output
+
+
+def test_types_are_those_every_engine_reads() -> None:
+    types = {str(field.type) for table in TABLES for field in arrow_schema(table)}
+    assert types == {"int64", "double", "bool", "string", "timestamp[us, tz=UTC]"}
+
+
+def test_column_names_are_unique_and_described() -> None:
+    for table in TABLES:
+        names = [column.name for column in table.columns]
+        assert len(set(names)) == len(names)
+        assert all(column.about and column.example for column in table.columns)

@@ -1,0 +1,573 @@
+"""What was stuck before recording, found in a kernel memory laid out by hand."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracer import calls, seed
+from tracer.kernel import bpf, offsets, tasks
+from tracer.kernel.memory import KernelMemory
+from tracer.records import NO_STACK, OP_BEGIN_UNKNOWN, SIDE_CLIENT, SIDE_SERVER, OpRec, RpcRec
+
+# fdinfo as Linux 6.1 prints it.
+FILESYSTEM_MARK = (
+    "pos:\t0\nflags:\t02\nmnt_id:\t15\nino:\t1041\nfanotify flags:4 event-flags:8000\n"
+    "fanotify sdev:fe00001 mflags:0 mask:30000 ignored_mask:0\n"
+)
+INODE_MARK = (
+    "fanotify ino:4f969 sdev:800013 mflags:0 mask:10000 ignored_mask:0 "
+    "fhandle-bytes:8 fhandle-type:1 f_handle:69f90400c275b5b4\n"
+)
+NOTIFY_ONLY = (
+    "pos:\t0\nfanotify flags:10 event-flags:0\n"
+    "fanotify mnt_id:1c mflags:0 mask:8000003b ignored_mask:40000000\n"
+)
+
+
+EMBEDDED = ("sched_entity", "fanotify_group_private_data", "wait_queue_head", "rpc_message")
+
+
+class FakeMemory(KernelMemory):
+    """Kernel memory of 8-byte words, with offsets that number the fields of each struct."""
+
+    def __init__(self) -> None:
+        fields = offsets.seed_fields(["server", "client"])
+        count: dict[str, itertools.count[int]] = {}
+        layout = {"SIZE_nfsd4_op": 0x40, "SIZE_wait_queue_head": 0x60}
+        for macro in dict.fromkeys(field.macro for field in fields):
+            owner = macro.removeprefix("OFF_").split("__")[0]
+            # Room for a list_head, a sockaddr, a comm; around what is embedded, for all of it.
+            step = 32 if owner in EMBEDDED else 512
+            layout[macro] = step * next(count.setdefault(owner, itertools.count(1)))
+        super().__init__(-1, -1, layout)
+        self.bytes: dict[int, int] = {}
+        self._next = 0xFFFF_8880_0000_0000
+        self.layout = layout
+        self.current = 0
+        self.net_of_sunrpc = 0
+        self.on_read: Callable[[int], None] = lambda _address: None
+
+    def read(self, address: int, length: int) -> bytes | None:
+        self.on_read(address)
+        if address not in self.bytes:
+            return None  # unmapped
+        return bytes(self.bytes.get(address + i, 0) for i in range(length))
+
+    def current_task(self) -> int:
+        return self.current
+
+    # Laying out
+
+    def struct(self) -> int:
+        self._next += 0x10000
+        return self._next
+
+    def write(self, address: int, data: bytes) -> None:
+        self.bytes.update(zip(itertools.count(address), data, strict=False))
+
+    def put(self, address: int, field: str | None, value: int | bytes, width: int = 8) -> None:
+        data = value if isinstance(value, bytes) else value.to_bytes(width, "little")
+        self.write(address + (self.offset(field) if field else 0), data)
+
+    def string(self, text: str) -> int:
+        address = self.struct()
+        self.write(address, text.encode() + b"\0")
+        return address
+
+    def link(self, head: int, nodes: list[int]) -> None:
+        """Write a circular list_head list."""
+        for node, following in itertools.pairwise([head, *nodes, head]):
+            self.put(node, None, following)
+            self.put(following + 8, None, node)
+
+
+class Host:
+    """A kernel with some tasks, and the /proc that belongs to it."""
+
+    def __init__(self, proc: Path) -> None:
+        self.memory = FakeMemory()
+        self.proc = proc
+        self.tasks: dict[int, int] = {}
+        self.now_ns = time.monotonic_ns()
+        self.add_task(1, "systemd")
+        self.memory.current = self.tasks[1]
+
+    def add_task(self, pid: int, comm: str, slept_s: float = 0.0) -> int:
+        memory, task = self.memory, self.memory.struct()
+        self.tasks[pid] = task
+        for field in ("pid", "tgid"):
+            memory.put(task, f"task_struct.{field}", pid, 4)
+        memory.put(task, "task_struct.comm", comm.encode().ljust(16, b"\0"))
+        memory.put(task, "task_struct.group_leader", task)
+        memory.put(task, "task_struct.start_boottime", pid * 10**9)
+        memory.put(task, "task_struct.mm", memory.struct())
+        self.ran(task, slept_s)
+        first, *others = self.tasks.values()
+        link = memory.offset("task_struct.tasks")
+        memory.link(first + link, [other + link for other in others])
+        return task
+
+    def ran(self, task: int, ago_s: float) -> None:
+        """Say when a task last ran; the scheduler's clock is ours here."""
+        at = self.memory.offset("task_struct.se") + self.memory.offset("sched_entity.exec_start")
+        self.memory.put(task + at, None, self.now_ns - int(ago_s * 1e9))
+
+    def in_proc(self, pid: int, stack: list[str], state: str = "D", comm: str = "x") -> None:
+        lines = [f"[<0>] {name}+0x1a/0x2b0" for name in stack]
+        thread = self.proc / str(pid) / "task" / str(pid)
+        thread.mkdir(parents=True, exist_ok=True)
+        (self.proc / str(pid) / "stack").write_text("\n".join(lines) + "\n")
+        (thread / "stat").write_bytes(f"{pid} ({comm}) {state} 1 1".encode("latin-1"))
+
+    def nfsd(self, pid: int, begun_s: float, xid: int = 0x12345678) -> tuple[int, int]:
+        """Add an nfsd thread inside a request; return its task and its svc_rqst."""
+        memory = self.memory
+        task = self.add_task(pid, "nfsd", slept_s=begun_s)
+        kthread, rqst, procedure = memory.struct(), memory.struct(), memory.struct()
+        memory.put(task, "task_struct.worker_private", kthread)
+        memory.put(kthread, "kthread.data", rqst)
+        memory.put(rqst, "svc_rqst.rq_stime", self.now_ns - int(begun_s * 1e9))
+        memory.put(rqst, "svc_rqst.rq_xid", struct.pack(">I", xid))
+        address = struct.pack("<HH", socket.AF_INET, 0) + socket.inet_aton("10.9.0.2")
+        memory.put(rqst, "svc_rqst.rq_addr", address.ljust(28, b"\0"))
+        memory.put(rqst, "svc_rqst.rq_procinfo", procedure)
+        memory.put(procedure, "svc_procedure.pc_name", memory.string("COMPOUND"))
+        self.in_proc(
+            pid, ["fanotify_get_response", "do_dentry_open", "nfsd_dispatch", "svc_process"]
+        )
+        return task, rqst
+
+    def compound(self, rqst: int, names: list[str], running: int) -> int:
+        memory = self.memory
+        arguments, result, ops = memory.struct(), memory.struct(), memory.struct()
+        memory.put(rqst, "svc_rqst.rq_argp", arguments)
+        memory.put(rqst, "svc_rqst.rq_resp", result)
+        memory.put(arguments, "nfsd4_compoundargs.ops", ops)
+        memory.put(arguments, "nfsd4_compoundargs.opcnt", len(names), 4)
+        memory.put(result, "nfsd4_compoundres.opcnt", running, 4)
+        for index, name in enumerate(names):
+            description = memory.struct()
+            memory.put(ops + index * memory.size("nfsd4_op"), "nfsd4_op.opdesc", description)
+            memory.put(description, "nfsd4_operation.op_name", memory.string(name))
+        return ops
+
+    def listener(self, pid: int, fd: int, waiting: list[int], fdinfo: str = FILESYSTEM_MARK) -> int:
+        """Give a process a fanotify descriptor; return the group."""
+        memory, task = self.memory, self.tasks[pid]
+        files, table, array, file, group = (memory.struct() for _ in range(5))
+        memory.put(task, "task_struct.files", files)
+        memory.put(files, "files_struct.fdt", table)
+        memory.put(table, "fdtable.fd", array)
+        memory.put(array + 8 * fd, None, file)
+        memory.put(file, "file.private_data", group)
+        head = (
+            group
+            + memory.offset("fsnotify_group.fanotify_data")
+            + memory.offset("fanotify_group_private_data.access_waitq")
+            + memory.offset("wait_queue_head.head")
+        )
+        entries = []
+        for waiter in waiting:
+            entry = memory.struct()
+            memory.put(entry, "wait_queue_entry.private", waiter)
+            entries.append(entry + memory.offset("wait_queue_entry.entry"))
+        memory.link(head, entries)
+        fd_file(self.proc, pid, fd, "anon_inode:[fanotify]", fdinfo)
+        return group
+
+    def look(self, *sides: str) -> seed.Found:
+        return seed.Seeder(self.memory, list(sides), self.proc).look()
+
+
+def fd_file(proc: Path, pid: int, fd: int, target: str, fdinfo: str | bytes) -> None:
+    for folder in ("fd", "fdinfo"):
+        (proc / str(pid) / folder).mkdir(parents=True, exist_ok=True)
+    (proc / str(pid) / "fd" / str(fd)).symlink_to(target)
+    data = fdinfo.encode() if isinstance(fdinfo, str) else fdinfo
+    (proc / str(pid) / "fdinfo" / str(fd)).write_bytes(data)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+# Texts of /proc
+
+
+def test_permission_marks_of_real_fdinfo() -> None:
+    mark = "fanotify sdev:fe00001 mflags:0 mask:30000 ignored_mask:0"
+    assert seed.permission_marks(FILESYSTEM_MARK) == mark
+    assert seed.permission_marks(FILESYSTEM_MARK + INODE_MARK).splitlines() == [
+        mark,
+        INODE_MARK.strip(),
+    ]
+    assert seed.permission_marks(NOTIFY_ONLY) == ""
+
+
+@pytest.mark.parametrize("mask", ["10000", "20000", "40000", "100000", "8010020"])
+def test_every_permission_event_counts(mask: str) -> None:
+    assert seed.permission_marks(f"fanotify mnt_id:1c mflags:0 mask:{mask} ignored_mask:0")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "mask:10000",  # of no mark
+        "inotify wd:1 ino:9e7e sdev:800013 mask:10000 ignored_mask:0",
+        "fanotify flags:4 event-flags:10000",
+        "fanotify ino:1 ignored_mask:10000 mask:0",
+        "fanotify",
+    ],
+)
+def test_what_is_no_permission_mark(text: str) -> None:
+    assert seed.permission_marks(text) == ""
+
+
+@given(st.text(alphabet="fanotify mask:10x\n\0:", max_size=60))
+def test_hostile_fdinfo_is_a_value_error_at_worst(text: str) -> None:
+    try:
+        for line in seed.permission_marks(text).splitlines():
+            assert line.startswith("fanotify ")
+    except ValueError:
+        pass
+
+
+def test_listeners_are_found_among_others_and_garbage(tmp_path: Path) -> None:
+    fd_file(tmp_path, 640, 3, "socket:[1]", FILESYSTEM_MARK)
+    fd_file(tmp_path, 640, 4, "anon_inode:[fanotify]", FILESYSTEM_MARK)
+    fd_file(tmp_path, 640, 5, "anon_inode:[fanotify]", NOTIFY_ONLY)
+    fd_file(tmp_path, 640, 6, "anon_inode:[fanotify]", "fanotify mask:zebra\n")
+    fd_file(tmp_path, 640, 7, "anon_inode:[fanotify]", b"fanotify mask:10000 \xff\xfe\n")
+    (tmp_path / "641").mkdir()  # ended, or not ours to read
+    (tmp_path / "meminfo").write_text("")
+    assert [(found.pid, found.fd) for found in seed.permission_listeners(tmp_path)] == [(640, 4)]
+
+
+def test_a_descriptor_that_closes_meanwhile_does_not_hide_the_others(tmp_path: Path) -> None:
+    """A scanner gets a descriptor with every event: some are gone when we look at them."""
+    fd_file(tmp_path, 640, 4, "anon_inode:[fanotify]", FILESYSTEM_MARK)
+    for fd in (3, 5):  # listed, but no link any more
+        (tmp_path / "640/fd" / str(fd)).write_text("")
+    fd_file(tmp_path, 640, 6, "anon_inode:[fanotify]", "")
+    (tmp_path / "640/fdinfo/6").unlink()
+    assert [found.fd for found in seed.permission_listeners(tmp_path)] == [4]
+
+
+def test_threads_that_sleep_uninterruptibly_whatever_their_names(tmp_path: Path) -> None:
+    names = [(10, b"redis-server", b"D"), (11, b"a) D (b", b"S"), (12, b") S 1 (", b"D"),
+             (13, b"\xff\xfe)", b"D"), (14, b"run", b"R")]  # fmt: skip
+    for tid, comm, state in names:
+        thread = tmp_path / "10" / "task" / str(tid)
+        thread.mkdir(parents=True)
+        (thread / "stat").write_bytes(b"%d (%s) %s 1 1 0" % (tid, comm, state))
+    (tmp_path / "10/task/15").mkdir()  # ended between two reads
+    (tmp_path / "10/task/16").mkdir()
+    (tmp_path / "10/task/16/stat").write_bytes(b"")
+    (tmp_path / "20").mkdir()
+    (tmp_path / "self").mkdir()
+    found = sorted(seed.sleeping_threads(tmp_path))
+    assert found == [(10, 10), (10, 12), (10, 13)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ffffffffc0a3d0e4 b sunrpc_net_id\t[sunrpc]\n", 0xFFFFFFFFC0A3D0E4),
+        ("ffffffff81000000 T _text\nffffffff82b0 B sunrpc_net_id\n", 0xFFFFFFFF82B0),
+        ("ffffffffc0a3d0e4 b not_sunrpc_net_id\t[sunrpc]\n", None),
+        ("ffffffffc0a3d0e4 b sunrpc_net_id_2\t[sunrpc]\n", None),
+        ("0000000000000000 b sunrpc_net_id\t[sunrpc]\n", None),  # kptr_restrict
+        ("", None),
+    ],
+)
+def test_kernel_symbols(tmp_path: Path, text: str, expected: int | None) -> None:
+    (tmp_path / "kallsyms").write_text(text)
+    assert seed.kernel_symbol("sunrpc_net_id", tmp_path) == expected
+
+
+def test_no_kallsyms_no_symbol(tmp_path: Path) -> None:
+    assert seed.kernel_symbol("sunrpc_net_id", tmp_path) is None
+
+
+# The server
+
+
+def test_a_stuck_nfsd_thread_is_an_operation_in_flight(machine: Host) -> None:
+    machine.add_task(640, "qaxsafed")
+    task, rqst = machine.nfsd(200, begun_s=30)
+    ops = machine.compound(rqst, ["PUTFH", "OPEN", "GETFH"], running=2)
+    group = machine.listener(640, 5, [task])
+    found = machine.look("server")
+
+    op = found.threads[200]
+    assert (op.side, op.active, op.tid, op.xid) == (SIDE_SERVER, 1, 200, 0x12345678)
+    assert op.op_id > seed.FIRST_ID
+    assert op.begin_ns == machine.now_ns - 30 * 10**9
+    assert op.off_ns >= op.begin_ns
+    assert bytes(op.peer) == socket.inet_pton(socket.AF_INET6, "::ffff:10.9.0.2")
+    assert machine.memory.text(op.op) == "COMPOUND"
+    assert machine.memory.text(op.nfs_op) == "OPEN"
+    assert (op.ops, op.group, op.comm) == (ops, group, b"nfsd")
+    assert op.off_stack == NO_STACK
+    assert found.marks == [
+        {
+            "pid": 640,
+            "start_ns": 640 * 10**9,
+            "group": group,
+            "marks": "fanotify sdev:fe00001 mflags:0 mask:30000 ignored_mask:0",
+            "blocked": 1,
+        }
+    ]
+
+
+def test_an_idle_thread_is_none(machine: Host) -> None:
+    machine.nfsd(200, begun_s=30)
+    machine.in_proc(200, ["svc_get_next_xprt", "svc_recv", "nfsd", "kthread"], state="I")
+    assert machine.look("server").threads == {}
+
+
+def test_a_process_that_calls_itself_nfsd_is_none(machine: Host) -> None:
+    machine.add_task(300, "nfsd", slept_s=5)
+    machine.in_proc(300, ["futex_wait", "do_syscall_64"])
+    assert machine.look("server").threads == {}
+    # Nor is one whose stack could be taken for one, but that has no request.
+    machine.in_proc(300, ["svc_process"])
+    assert machine.look("server").threads == {}
+
+
+@pytest.mark.parametrize("begun_s", [-100.0, None])
+def test_a_request_that_makes_no_sense_is_none(machine: Host, begun_s: float | None) -> None:
+    _, rqst = machine.nfsd(200, begun_s=1)
+    begin = 0 if begun_s is None else machine.now_ns - int(begun_s * 1e9)
+    machine.memory.put(rqst, "svc_rqst.rq_stime", begin)
+    assert machine.look("server").threads == {}
+
+
+def test_a_thread_that_ran_meanwhile_is_not_taken(machine: Host) -> None:
+    task, rqst = machine.nfsd(200, begun_s=30)
+    machine.nfsd(201, begun_s=20)
+    stime = rqst + machine.memory.offset("svc_rqst.rq_stime")
+
+    def run_now(address: int) -> None:
+        if address == stime:
+            machine.ran(task, 0)
+
+    machine.memory.on_read = run_now
+    assert set(machine.look("server").threads) == {201}
+
+
+@pytest.mark.parametrize("running", [0, 4, 2**32 - 1])
+def test_a_count_out_of_range_names_no_operation(machine: Host, running: int) -> None:
+    _, rqst = machine.nfsd(200, begun_s=30)
+    machine.compound(rqst, ["PUTFH", "OPEN", "GETFH"], running)
+    op = machine.look("server").threads[200]
+    assert (op.nfs_op, op.ops) == (0, 0)
+    assert machine.memory.text(op.op) == "COMPOUND"
+
+
+def test_a_listener_whose_group_cannot_be_read_is_still_told(machine: Host) -> None:
+    machine.add_task(640, "qaxsafed")
+    fd_file(machine.proc, 640, 5, "anon_inode:[fanotify]", FILESYSTEM_MARK)
+    (mark,) = machine.look("server").marks
+    assert (mark["pid"], mark["group"], mark["blocked"]) == (640, None, None)
+
+
+# Lists of the kernel, read while it changes them
+
+
+@pytest.mark.parametrize("damage", ["null", "unmapped", "short circle"])
+def test_a_broken_task_list_ends(
+    machine: Host, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setattr(tasks, "MOST_TASKS", 50)
+    machine.add_task(200, "a")
+    last = machine.add_task(201, "b")
+    link = last + machine.memory.offset("task_struct.tasks")
+    machine.memory.put(
+        link, None, {"null": 0, "unmapped": 0xDEAD0000, "short circle": link}[damage]
+    )
+    seeder = seed.Seeder(machine.memory, ["server"], machine.proc)
+    walked = [pid for pid, _ in tasks.walk(seeder._memory)]
+    assert walked[:3] == [1, 200, 201]
+    assert len(walked) <= 51
+
+
+def test_a_list_that_ends_at_once() -> None:
+    memory = FakeMemory()
+    assert list(memory.list(0xDEAD0000, 8, 10)) == []
+    head = memory.struct()
+    memory.link(head, [])
+    assert list(memory.list(head, 8, 10)) == []
+
+
+# The client
+
+
+def stuck_rpc(machine: Host, owner: int, begun_s: float, sent: bool = True) -> int:
+    """Lay out net -> rpc_clnt -> rpc_task -> rpc_rqst; return the task."""
+    memory = machine.memory
+    symbol, namespace, net, generic, own, client = (memory.struct() for _ in range(6))
+    (machine.proc / "kallsyms").write_text(f"{symbol:x} b sunrpc_net_id\t[sunrpc]\n")
+    memory.put(symbol, None, 7, 4)
+    memory.put(memory.current, "task_struct.nsproxy", namespace)
+    memory.put(namespace, "nsproxy.net_ns", net)
+    memory.put(net, "net.gen", generic)
+    memory.put(generic + 8 * 7, None, own)
+    memory.net_of_sunrpc = own
+    memory.put(client, "rpc_clnt.cl_parent", client)
+    memory.link(
+        own + memory.offset("sunrpc_net.all_clients"),
+        [client + memory.offset("rpc_clnt.cl_clients")],
+    )
+    task, procedure, rqst, transport = (memory.struct() for _ in range(4))
+    memory.link(
+        client + memory.offset("rpc_clnt.cl_tasks"), [task + memory.offset("rpc_task.tk_task")]
+    )
+    memory.put(task, "rpc_task.tk_start", machine.now_ns - int(begun_s * 1e9))
+    memory.put(task, "rpc_task.tk_owner", owner, 4)
+    message = task + memory.offset("rpc_task.tk_msg")
+    memory.put(message, "rpc_message.rpc_proc", procedure)
+    memory.put(procedure, "rpc_procinfo.p_name", memory.string("WRITE"))
+    memory.put(task, "rpc_task.tk_rqstp", rqst)
+    memory.put(rqst, "rpc_rqst.rq_xid", struct.pack(">I", 0xCAFE))
+    memory.put(rqst, "rpc_rqst.rq_ntrans", int(sent), 4)
+    memory.put(rqst, "rpc_rqst.rq_xtime", machine.now_ns - 10**9)
+    memory.put(rqst, "rpc_rqst.rq_xprt", transport)
+    address = struct.pack("<HH", socket.AF_INET, 0) + socket.inet_aton("10.9.0.1")
+    memory.put(transport, "rpc_xprt.addr", address.ljust(28, b"\0"))
+    return task
+
+
+def test_a_stuck_call_and_the_rpc_under_it(machine: Host) -> None:
+    machine.add_task(811, "redis-server", slept_s=12)
+    machine.in_proc(811, ["rpc_wait_bit_killable", "nfs_wb_all", "nfs_file_fsync", "do_fsync"])
+    task = stuck_rpc(machine, 811, begun_s=12.5)
+    found = machine.look("client")
+    op, rpc = found.threads[811], found.rpcs[task]
+    assert (op.side, calls.name(op.op), op.flags) == (SIDE_CLIENT, "fsync", OP_BEGIN_UNKNOWN)
+    # It began before the RPC did, whenever it fell asleep.
+    assert op.begin_ns == rpc.begin_ns == machine.now_ns - int(12.5e9)
+    assert rpc.parent_id == op.op_id
+    assert (rpc.xid, rpc.transmits, rpc.comm, rpc.tid) == (0xCAFE, 1, b"redis-server", 811)
+    assert rpc.sent_ns == machine.now_ns - 10**9
+    assert bytes(rpc.peer) == socket.inet_pton(socket.AF_INET6, "::ffff:10.9.0.1")
+    assert machine.memory.text(rpc.op) == "WRITE"
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_an_rpc_in_no_list_is_found_by_the_thread_that_waits_for_it(
+    machine: Host, ours: bool
+) -> None:
+    memory, task = machine.memory, stuck_rpc(machine, 811, begun_s=5)
+    head = memory.u64(task + memory.offset("rpc_task.tk_task") + 8)
+    assert head is not None
+    memory.link(head, [])
+    client = head - memory.offset("rpc_clnt.cl_tasks")
+    memory.put(task, "rpc_task.tk_client", client if ours else memory.struct())
+    table, waiting = memory.struct(), memory.struct()
+    with (machine.proc / "kallsyms").open("a") as symbols:
+        symbols.write(f"{table:x} b bit_wait_table\n")
+    link = memory.offset("wait_bit_queue_entry.wq_entry")
+    memory.link(
+        table + 3 * memory.size("wait_queue_head") + memory.offset("wait_queue_head.head"),
+        [waiting + link + memory.offset("wait_queue_entry.entry")],
+    )
+    key = memory.offset("wait_bit_queue_entry.key") + memory.offset("wait_bit_key.flags")
+    memory.put(waiting + key, None, task + memory.offset("rpc_task.tk_runstate"))
+    assert set(machine.look("client").rpcs) == ({task} if ours else set())
+
+
+def test_clients_are_searched_for_where_the_kernel_does_not_tell_the_layout(
+    machine: Host,
+) -> None:
+    layout = machine.memory.layout
+    layout["OFF_sunrpc_net__all_clients"] = 0x58
+    task = stuck_rpc(machine, 811, begun_s=5)
+    own = machine.memory.net_of_sunrpc
+    # A list that is empty, and one of something else.
+    machine.memory.link(own + 0x10, [])
+    machine.memory.link(own + 0x30, [machine.memory.struct()])
+    del layout["OFF_sunrpc_net__all_clients"]
+    assert set(machine.look("client").rpcs) == {task}
+
+
+def test_an_rpc_not_yet_sent_has_no_time_of_sending(machine: Host) -> None:
+    machine.add_task(811, "redis-server", slept_s=12)
+    task = stuck_rpc(machine, 811, begun_s=1, sent=False)
+    assert machine.look("client").rpcs[task].sent_ns == 0
+
+
+def test_a_kernel_thread_submits_for_nobody(machine: Host) -> None:
+    worker = machine.add_task(90, "kworker/u4:1")
+    machine.memory.put(worker, "task_struct.mm", 0)
+    task = stuck_rpc(machine, 90, begun_s=3)
+    rpc = machine.look("client").rpcs[task]
+    assert (rpc.proc.tgid, rpc.comm) == (0, b"")
+
+
+def test_a_thread_that_sleeps_elsewhere_is_none_of_ours(machine: Host) -> None:
+    machine.add_task(812, "postgres", slept_s=12)
+    machine.in_proc(812, ["io_schedule", "ext4_file_read_iter"])
+    assert machine.look("client").threads == {}
+
+
+def test_rpcs_of_another_network_namespace(machine: Host) -> None:
+    task = machine.add_task(811, "redis-server", slept_s=12)
+    rpc = stuck_rpc(machine, 811, begun_s=12)
+    namespace = machine.memory.u64(machine.memory.current, "task_struct.nsproxy")
+    assert namespace
+    machine.memory.put(machine.memory.current, "task_struct.nsproxy", machine.memory.struct())
+    machine.memory.put(task, "task_struct.nsproxy", namespace)
+    assert set(machine.look("client").rpcs) == {rpc}
+
+
+def test_hidden_addresses_leave_the_rpcs_out_and_nothing_else(machine: Host) -> None:
+    machine.add_task(811, "redis-server", slept_s=12)
+    machine.in_proc(811, ["rpc_wait_bit_killable", "nfs_file_fsync"])
+    stuck_rpc(machine, 811, begun_s=12)
+    (machine.proc / "kallsyms").write_text("0000000000000000 b sunrpc_net_id\t[sunrpc]\n")
+    found = machine.look("client")
+    assert (set(found.threads), found.rpcs) == ({811}, {})
+
+
+# Into the maps
+
+
+def test_what_the_programs_have_seen_since_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[Any, ...]] = []
+
+    def update(fd: int, key: bytes, value: bytes, *, only_new: bool) -> None:
+        if key == struct.pack("<I", 2):
+            raise FileExistsError(17, "File exists")
+        if key == struct.pack("<I", 3):
+            raise OSError(7, "Argument list too long")  # E2BIG: the map is full
+        written.append((fd, key, len(value), only_new))
+
+    monkeypatch.setattr(bpf, "update", update)
+    found = seed.Found([], {n: OpRec(tid=n) for n in (1, 2, 3)}, {0xABC: RpcRec()})
+    seed.insert(found, {"threads": 10, "rpcs": 11})
+    assert written == [
+        (10, struct.pack("<I", 1), len(bytes(OpRec())), True),
+        (11, struct.pack("<Q", 0xABC), len(bytes(RpcRec())), True),
+    ]
+
+
+def test_any_other_trouble_with_the_maps_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def update(*_: Any, **__: Any) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(bpf, "update", update)
+    with pytest.raises(OSError, match="not permitted"):
+        seed.insert(seed.Found([], {1: OpRec()}, {}), {"threads": 10})
