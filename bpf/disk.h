@@ -4,24 +4,82 @@
  * process whose request completed, in slots short enough to lie inside a slow operation.
  */
 
-/* I/O on its way: struct bio * to who submitted it. */
+/* I/O on its way: struct bio * to whom it is for. */
 BPF_LRU_HASH(bios, u64, struct proc_id, MAX_BIOS);
+/* Files that are to be written back: struct inode * to who wrote to them last. */
+BPF_LRU_HASH(dirtiers, u64, struct proc_id, MAX_DIRTIERS);
 BPF_HASH(disk_use0, struct disk_key, struct latency_val, MAX_DISK_KEYS);
 BPF_HASH(disk_use1, struct disk_key, struct latency_val, MAX_DISK_KEYS);
 BPF_ARRAY_OF_MAPS(disk_use, "disk_use0", 1);
 /* When a disk, by device number, last completed a request. */
 BPF_HASH(disk_done, u32, u64, 256);
 
+/* For each page that becomes dirty: all but the first of a writer find it noted. */
+int on_writeback_dirty_folio(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 inode = read_u64(ctx->args[1] + OFF_address_space__host);
+	struct proc_id id = {}, *known;
+
+	if (is_own()) {
+		dirtiers.delete(&inode);
+		return 0;
+	}
+	proc_of(current_task(), &id);
+	known = dirtiers.lookup(&inode);
+	if (known && known->tgid == id.tgid && known->start_ns == id.start_ns)
+		return 0;
+	note_current(&id);
+	dirtiers.update(&inode, &id);
+	return 0;
+}
+
+/*
+ * The first of the pages that are one with this one: it alone knows the file. The others have
+ * its address, or the bits that it shares with theirs; marked either way. It lies before them.
+ */
+static __always_inline u64 head_of(u64 page)
+{
+	u64 mark = read_u64(page + OFF_page__compound_head);
+
+	if (!(mark & 1))
+		return page;
+	return mark < page ? mark - 1 : page & mark;
+}
+
+/* The file that the first page of a bio belongs to, 0 if to none: struct inode *. */
+static __always_inline u64 inode_of(u64 bio)
+{
+	u64 vec = read_u64(bio + OFF_bio__bi_io_vec), page, mapping;
+
+	if (!vec)
+		return 0;
+	vec += read_u32(bio + OFF_bio__bi_iter + OFF_bvec_iter__bi_idx) * SIZE_bio_vec;
+	page = read_u64(vec + OFF_bio_vec__bv_page);
+	mapping = page ? read_u64(head_of(page) + OFF_page__mapping) : 0;
+	/* Marked: of a process's own memory. */
+	return !mapping || mapping & 3 ? 0 : read_u64(mapping + OFF_address_space__host);
+}
+
 static __always_inline void note_bio(u64 bio)
 {
-	struct proc_id id = {};
+	struct proc_id id = {}, *dirtier;
+	u64 task = current_task(), inode;
 
-	/* Kernel threads work for others, and it may lie where another's was. */
-	if (is_own() || is_kthread(current_task())) {
+	/* It may lie where another's was. */
+	if (is_own()) {
 		bios.delete(&bio);
 		return;
 	}
-	proc_of(current_task(), &id);
+	proc_of(task, &id);
+	/* Most of what kernel threads write was written before, by others, and is theirs. */
+	if (is_kthread(task)) {
+		inode = inode_of(bio);
+		dirtier = dirtiers.lookup(&inode);
+		if (dirtier) {
+			bios.update(&bio, dirtier);
+			return;
+		}
+	}
 	note_current(&id);
 	bios.update(&bio, &id);
 }

@@ -77,7 +77,14 @@ TYPED_MODULE: Final = "sunrpc"
 
 
 def _tp(
-    target: str, side: Literal["server", "client", "both"], purpose: str, lost: str, **more: object
+    target: str,
+    side: Literal["server", "client", "both"],
+    purpose: str,
+    lost: str,
+    *,
+    module: str = "sunrpc",
+    required: bool = False,
+    older: tuple[str, ...] = (),
 ) -> Probe:
     return Probe(
         program=f"on_{target}",
@@ -86,8 +93,9 @@ def _tp(
         side=side,
         purpose=purpose,
         lost=lost,
-        module=str(more.get("module", "sunrpc")),
-        required=bool(more.get("required", False)),
+        module=module,
+        required=required,
+        older=older,
     )
 
 
@@ -231,6 +239,15 @@ TABLE: Final = (
         "client",
         "end of permission events on NFS files",
         lost="agents on the client that hold opens and reads",
+    ),
+    # writeback_dirty_page before b9b0ff61eef5 (v5.16).
+    _tp(
+        "writeback_dirty_folio",
+        "server",
+        "who writes to a file",
+        "whom the disks work for, of what the kernel writes back",
+        module="vmlinux",
+        older=("writeback_dirty_page",),
     ),
     _tp(
         "block_bio_queue",
@@ -395,7 +412,7 @@ def plan(
     for listed in (*TABLE, *found, *absent):
         if listed.side != "both" and listed.side not in sides:
             continue
-        probe = _attachable(_present(listed, arguments), modules)
+        probe = _attachable(_present(listed, has_tracepoint, arguments), modules)
         reason = _why_not(probe, has_tracepoint, arguments, modules)
         if reason is None:
             chosen.append(probe)
@@ -416,13 +433,22 @@ def _needing(type_: offsets.OptionalType) -> Probe:
     )
 
 
-def _present(probe: Probe, arguments: Callable[[str, str], Sequence[str] | None]) -> Probe:
+def _present(
+    probe: Probe,
+    has_tracepoint: Callable[[str], bool],
+    arguments: Callable[[str, str], Sequence[str] | None],
+) -> Probe:
     """Return the probe with the first of its targets that this kernel has."""
-    if probe.older and arguments(probe.module, probe.target) is None:
-        for target in probe.older:
-            if arguments(probe.module, target) is not None:
-                return replace(probe, target=target)
-    return probe
+    if not probe.older:
+        return probe
+
+    def is_there(target: str) -> bool:
+        if probe.kind in ("raw_tp", "tp_btf"):
+            return has_tracepoint(target)
+        return arguments(probe.module, target) is not None
+
+    found = next(filter(is_there, (probe.target, *probe.older)), probe.target)
+    return replace(probe, target=found)
 
 
 def _attachable(probe: Probe, modules: frozenset[str]) -> Probe:

@@ -48,6 +48,7 @@ MAP_SIZES: Final = {
     "MAX_PROCS": 16384,
     "MAX_HELD": 4096,
     "MAX_BIOS": 8192,
+    "MAX_DIRTIERS": 4096,
     "MAX_DISK_KEYS": 4096,
     "RING_PAGES": 256,
     "PEEK_BYTES": 256,

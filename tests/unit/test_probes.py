@@ -97,6 +97,16 @@ def test_an_older_name_is_taken_only_where_the_new_one_is_not() -> None:
     )
 
 
+def test_an_older_tracepoint_is_taken_only_where_the_new_one_is_not() -> None:
+    new, old = "writeback_dirty_folio", "writeback_dirty_page"
+    assert new in targets(Kernel(tracepoints=TRACEPOINTS | {old}).plan("server").probes)
+    plan = Kernel(tracepoints=TRACEPOINTS - {new} | {old}).plan("server")
+    (probe,) = (p for p in plan.probes if p.program == f"on_{new}")
+    assert probe.target == old
+    lacking = missing(Kernel(tracepoints=TRACEPOINTS - {new}).plan("server"))[f"on_{new}"]
+    assert (lacking.probe.target, lacking.reason) == (new, "this kernel has no such tracepoint")
+
+
 def test_a_module_without_types_is_said_so() -> None:
     plan = Kernel(modules=MODULES - {"nfsv4"}).plan("client")
     found = missing(plan)

@@ -66,6 +66,12 @@ COMMON: Final = (
 )
 
 SERVER: Final = (
+    _field("bio", "bi_io_vec"),
+    _field("bio", "bi_iter"),
+    _field("bvec_iter", "bi_idx"),
+    _field("bio_vec", "bv_page"),
+    _field("page", "compound_head", ("page", "compound_info")),
+    _field("page", "mapping", ("folio", "mapping")),
     _field("request", "q"),
     _field("request", "rq_disk"),
     _field("request", "start_time_ns"),
@@ -191,7 +197,7 @@ SEED_CLIENT: Final = (
     _field("rpc_xprt", "addr"),
 )
 
-SIZES: Final = ("nfsd4_op", "wait_queue_head", "pt_regs")
+SIZES: Final = ("nfsd4_op", "wait_queue_head", "pt_regs", "bio_vec")
 
 
 class OptionalType(NamedTuple):
