@@ -84,6 +84,7 @@ class Operation:
     peer: str | None = None
     mount: str | None = None
     volume: str | None = None
+    device: str | None = None
     disk: str | None = None
     in_flight: bool = False
     begin_known: bool = True
@@ -148,12 +149,23 @@ class Holder:
 class DiskUse:
     """A disk's time that went to a process, see schema.DISK_USE."""
 
-    process: ProcessKey
+    process: ProcessKey | None
     disk: str
     begin_mono_us: int
     end_mono_us: int
     requests: int
     busy_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Syncs:
+    """How often a process of a server called fsync on an exported filesystem in an interval."""
+
+    process: ProcessKey
+    mount: str | None
+    begin_mono_us: int
+    end_mono_us: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +255,7 @@ class HostCapture:
     listeners: Sequence[Listener] = ()
     holders: Sequence[Holder] = ()
     disk_use: Sequence[DiskUse] = ()
+    syncs: Sequence[Syncs] = ()
     latency: Sequence[LatencyRow] = ()
     answered: Sequence[tuple[int, int, int]] = ()
     counts: Sequence[Count] = ()

@@ -99,6 +99,7 @@ OPERATIONS = Table(
         _n("peer", "string", "client address on a server, server address on a client", "10.9.0.2"),
         _n("mount", "string", "mount point, on a server of the exported file", "/mnt/nfs"),
         _n("volume", "string", "the pod's volume or PersistentVolume (client)", "pvc-8f0c2b1e"),
+        _n("device", "string", "server: the block device of the file's filesystem", "dm-0"),
         _n(
             "disk",
             "string",
@@ -254,12 +255,15 @@ HOLDERS = Table(
 DISK_USE = Table(
     "disk_use",
     "Whom the disks of a server work for: a disk's time from one completion to the next, put down "
-    "to the process whose request completed. Without those who had less than a twentieth.",
+    "to the process that asked for what was completed. Those who had less than a twentieth "
+    "stand in one row, without a process.",
     (
         _TS,
         _c("disk", "string", "the disk", "vdb"),
-        _c("pid", "int64", "process that submitted the I/O", "402"),
-        _c("start_us", "int64", "its start", "3100000"),
+        _n(
+            "pid", "int64", "who submitted the I/O; of writeback, who wrote to the file last", "402"
+        ),
+        _n("start_us", "int64", "its start", "3100000"),
         _c(
             "begin_mono_us", "int64", "the requests had the disk at some time from here", "73120000"
         ),

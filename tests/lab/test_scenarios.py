@@ -23,6 +23,8 @@ from conftest import run_lab
         "inode-lock",
         "delegation-held",
         "disk-read",
+        "disk-slow",
+        "disk-write",
         "mountd-stopped",
         "packet-loss",
         "packets-held",

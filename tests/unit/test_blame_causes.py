@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from blame_cases import (
@@ -11,6 +12,7 @@ from blame_cases import (
     REDIS,
     SCHEDULE,
     SERVER,
+    START,
     call,
     client,
     named,
@@ -24,7 +26,7 @@ from blame_cases import (
 )
 
 from tracer.blame import analyse
-from tracer.model import Count, DiskUse, Event, Holder, Process, ProcessKey
+from tracer.model import Count, DiskUse, Event, Holder, Probe, Process, ProcessKey, Sample, Syncs
 
 OTHER = ProcessKey(500, 9_000_000)
 HOG = ProcessKey(600, 9_500_000)
@@ -143,6 +145,62 @@ class TestDisk:
 
     def test_little_use_is_not_named(self):
         assert named(self.analysis(self.use(busy=0.4))) == []
+
+
+class TestSlowDisk:
+    user = Process(HOG, comm="scand", exe="/opt/scan/scand")
+    thread = Process(OTHER, comm="kworker/u8:1", kthread=True)
+    offset = round(START.timestamp() * 1e6)
+    samples = (
+        Sample(START + timedelta(seconds=20), "disk", "dm-0", "busy_percent", 96.0),
+        Sample(START + timedelta(seconds=20), "disk", "dm-0", "await_ms", 2400.0),
+    )
+
+    stack = (*SCHEDULE, "jbd2_log_wait_commit", "ext4_sync_file", "nfsd_commit")
+
+    def analysis(self, *uses, more=(), **values):
+        where = {"mount": "/srv", "device": "dm-0", "disk": values.pop("disk", "vdb")}
+        ops = [served(10, 20, wait(10, 20, self.stack), **where), *more]
+        known = {"processes": processes(self.user, self.thread), "samples": self.samples}
+        known |= {"listeners": (), "disk_use": uses, "wall_minus_mono_us": self.offset}
+        return analyse([server(ops, **(known | values))])
+
+    def use(self, process, busy):
+        return DiskUse(process, "vdb", us(10), us(20), 900, us(busy))
+
+    def test_is_named_if_it_had_nobody_else(self):
+        verdict = self.analysis().verdict
+        (first,) = verdict.culprits
+        assert (first.culprit.kind, first.culprit.name, first.cause) == ("device", "dm-0", "disk")
+        assert first.share == 1
+        assert first.direct_us == first.stall_us == us(10)
+        assert [item.link.name for item in first.chain] == ["dm-0"]
+        assert "requests took 2.4 s on average at worst, 96 % busy" in first.evidence
+        assert verdict.summary.startswith("The disk dm-0 on server caused 100 %")
+        assert "it was slow itself" in verdict.summary
+
+    def test_is_not_named_if_others_use_it_too(self):
+        assert named(self.analysis(self.use(OTHER, 5))) == []
+        assert named(self.analysis(self.use(None, 5))) == []
+        assert named(self.analysis(self.use(HOG, 5))) == [("process", "scand", "disk")]
+
+    def test_is_not_named_if_others_have_its_journal_committed(self):
+        asked = [Syncs(HOG, "/srv", us(10), us(20), 1)]
+        waits = [served(10, 20, wait(10, 20, self.stack, count=4))]
+        assert named(self.analysis(syncs=asked, more=waits)) == []
+
+    def test_is_named_if_others_use_it_little(self):
+        verdict = self.analysis(self.use(HOG, 0.8)).verdict
+        assert [one.culprit.name for one in verdict.culprits] == ["dm-0", "scand"]
+
+    def test_is_not_named_if_it_is_not_known_who_uses_it(self):
+        assert named(self.analysis(disk=None)) == []
+        assert named(self.analysis(losses={"disks_full": 1})) == []
+        lacking = Probe("on_block_rq_complete", "", False, None, "no such tracepoint", None)
+        assert named(self.analysis(probes=[lacking])) == []
+
+    def test_is_not_named_if_its_figures_are_good(self):
+        assert named(self.analysis(samples=())) == []
 
 
 class TestUpcall:

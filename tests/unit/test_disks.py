@@ -9,7 +9,7 @@ from blame_cases import AGENT, REDIS, processes, server
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.blame.disks import DiskUsers
+from tracer.blame.disks import DiskUsers, is_journal
 from tracer.model import DiskUse, Process
 from tracer.procfs.disks import Disks
 
@@ -34,20 +34,29 @@ def disks(tmp_path: Path) -> Disks:
 
 
 @pytest.mark.parametrize(
-    ("dev", "name"),
-    [(VDB, "vdb"), (VDB1, "vdb"), (LVM, "vdb"), (WIDE, None), (44, None), (8 << 20, None)],
+    ("dev", "device", "disk"),
+    [
+        (VDB, "vdb", "vdb"),
+        (VDB1, "vdb", "vdb"),
+        (LVM, "dm-0", "vdb"),
+        (WIDE, "dm-1", None),
+        (44, None, None),
+        (8 << 20, None, None),
+    ],
 )
-def test_disk_below_a_device(disks: Disks, dev: int, name: str | None) -> None:
-    assert disks.below(dev) == name
+def test_a_device_and_the_disk_below_it(
+    disks: Disks, dev: int, device: str | None, disk: str | None
+) -> None:
+    assert (disks.device(dev), disks.below(dev)) == (device, disk)
 
 
 def used(begin: int, end: int, busy: int, process=AGENT, disk="vdb") -> DiskUse:
     return DiskUse(process, disk, begin, end, 1, busy)
 
 
-def users(*uses: DiskUse, kthread: bool = False) -> DiskUsers:
-    known = processes(*(Process(key, kthread=kthread) for key in (AGENT, REDIS)))
-    return DiskUsers(server(disk_use=uses, processes=known))
+def users(*uses: DiskUse, thread: str | None = None) -> DiskUsers:
+    rows = (Process(key, comm=thread, kthread=thread is not None) for key in (AGENT, REDIS))
+    return DiskUsers(server(disk_use=uses, processes=processes(*rows)))
 
 
 def test_a_wait_is_shared_by_whom_the_disk_worked_for() -> None:
@@ -65,10 +74,32 @@ def test_nobody_who_used_another_disk_or_at_another_time(
     assert users(used(0, 100, 100)).shares(disk, start, end) == {}
 
 
-def test_kernel_threads_and_the_unknown_are_nobody() -> None:
-    assert users(used(0, 100, 100), kthread=True).shares("vdb", 0, 100) == {}
+def test_what_a_disk_does_for_nfsd_is_nobodys() -> None:
+    assert users(used(0, 100, 100), thread="nfsd").shares("vdb", 0, 100) == {}
+
+
+@pytest.mark.parametrize("thread", ["jbd2/vdb-8", "xfsaild/vdb", "btrfs-transaction"])
+def test_journals_are_known_by_their_threads(thread: str) -> None:
+    assert is_journal(Process(AGENT, comm=thread, kthread=True))
+    assert not is_journal(Process(AGENT, comm=thread, kthread=False))
+    assert not is_journal(Process(AGENT, comm="kworker/0:1", kthread=True))
+
+
+def test_other_threads_of_the_kernel_count() -> None:
+    found = users(used(0, 100, 100), thread="kworker/u8:1")
+    assert found.shares("vdb", 0, 100) == {AGENT: 1.0}
+
+
+def test_a_process_may_have_the_name_of_a_kernels_thread() -> None:
+    rows = processes(Process(AGENT, comm="nfsd", kthread=False))
+    found = DiskUsers(server(disk_use=[used(0, 100, 100)], processes=rows))
+    assert found.shares("vdb", 0, 100) == {AGENT: 1.0}
+
+
+def test_who_is_not_known_counts() -> None:
     strangers = DiskUsers(server(disk_use=[used(0, 100, 100)], processes={}))
-    assert strangers.shares("vdb", 0, 100) == {}
+    assert strangers.shares("vdb", 0, 100) == {AGENT: 1.0}
+    assert users(used(0, 100, 70, process=None)).shares("vdb", 0, 100) == {None: 0.7}
 
 
 TIMES = st.tuples(st.integers(0, 500), st.integers(1, 300), st.integers(0, 400))

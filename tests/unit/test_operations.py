@@ -33,6 +33,7 @@ LOOK = Lookups(
     name={0xFFFF0001: "COMPOUND", 0xFFFF0002: "WRITE", 0xFFFF0003: "OPEN"}.get,
     stack={7: 700, 8: 800}.get,
     place=lambda dev, *_: {44: Place("/mnt/nfs", "pvc-1")}.get(dev, Place()),
+    device={44: "dm-0"}.get,
     disk={44: "vdb"}.get,
     comm=lambda pid, _: {811: "redis-server"}.get(pid),
 )
@@ -329,12 +330,13 @@ def test_what_happened_is_counted_by_kind() -> None:
         count_rows(bytes(CountKey(kind=len(COUNTS))) + bytes(8), 5, LOOK)
 
 
-def test_who_had_a_disk_for_longer_than_a_moment() -> None:
-    def use(slot: int, busy_ns: int, longest_ns: int, dev: int = 44) -> bytes:
-        key = DiskKey(slot=slot, proc=proc(811), dev=dev)
-        return bytes(key) + bytes(LatencyVal(3, busy_ns, longest_ns))
+def disk_use(slot: int, busy_ns: int, longest_ns: int, pid: int = 811) -> bytes:
+    key = DiskKey(slot=slot, proc=proc(pid), dev=44)
+    return bytes(key) + bytes(LatencyVal(3, busy_ns, longest_ns))
 
-    short, long = use(15, SLOT_NS // 21, 1), use(16, SLOT_NS, 2 * SLOT_NS)
+
+def test_who_had_a_disk_for_longer_than_a_moment() -> None:
+    short, long = disk_use(15, SLOT_NS // 21, 1), disk_use(16, SLOT_NS, 2 * SLOT_NS)
     (row,) = disk_rows(short + long, 5, LOOK)
     # The longest request had the disk from two slots before.
     times = (14 * SLOT_NS // 1000, 17 * SLOT_NS // 1000)
@@ -343,6 +345,15 @@ def test_who_had_a_disk_for_longer_than_a_moment() -> None:
     assert row["busy_us"] == SLOT_NS // 1000
     with pytest.raises(BadFrame):
         disk_rows(short[:-1], 5, LOOK)
+
+
+def test_many_who_had_a_disk_for_a_moment_stand_together() -> None:
+    few = [disk_use(15, SLOT_NS // 40, 7, pid) for pid in range(4)]
+    elsewhere = disk_use(16, SLOT_NS // 40, 7)
+    (row,) = disk_rows(b"".join([*few, elsewhere]), 5, LOOK)
+    assert (row["pid"], row["start_us"], row["requests"]) == (None, None, 12)
+    assert row["busy_us"] == 4 * (SLOT_NS // 40) // 1000
+    assert row["end_mono_us"] == 16 * SLOT_NS // 1000
 
 
 def test_of_waits_before_an_operation_only_what_lies_after_its_arrival_is_its() -> None:

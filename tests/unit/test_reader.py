@@ -33,11 +33,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tracer import wire
+from tracer.calls import vfs_number
 from tracer.errors import Exit, NfsblameError
 from tracer.model import HostCapture, ProcessKey
 from tracer.reader import read_captures
+from tracer.records import LAYERS, SIDE_CLIENT
 from tracer.store.keeper import Settings
 from tracer.writer import write
+
+(VFS,) = (number for number, layer in LAYERS.items() if layer == "vfs")
 
 
 @pytest.fixture
@@ -386,6 +390,31 @@ class TestMerging:
         (operation,) = only(path).operations
         assert operation.end_mono_us == 1_005_000_000
         assert [w.total_us for w in operation.waits] == [5_000_000]
+
+    def test_commits_that_processes_asked_for_by_interval(self, tmp_path: Path) -> None:
+        def fsyncs(*counts: int, **fields: Any) -> list[bytes]:
+            key = {"op": vfs_number("fsync"), "layer": VFS, "proc": proc(402, 31)} | fields
+            return [latency(100 + at, count, **key) for at, count in enumerate(counts)]
+
+        nfsd = fsyncs(7, proc=proc(0, 0))
+        of_client = fsyncs(7, side=SIDE_CLIENT)
+        reads = fsyncs(7, op=vfs_number("read"))
+        path = capture(
+            tmp_path / "capture",
+            [
+                interval(1, latencies=[*fsyncs(3, 2), *nfsd, *of_client, *reads]),
+                interval(4, latencies=fsyncs(4)),
+            ],
+        )
+        syncs = [
+            (row.process, row.begin_mono_us, row.end_mono_us, row.count) for row in only(path).syncs
+        ]
+        who = ProcessKey(402, 31_000_000)
+        # A late interval is taken for two.
+        assert sorted(syncs, key=lambda row: row[1]) == [
+            (who, 999 * S // 1000, 1001 * S // 1000, 5),
+            (who, 1002 * S // 1000, 1004 * S // 1000, 4),
+        ]
 
     def test_starts_known_to_10_ms_are_the_exact_ones_where_these_are_known(
         self, tmp_path: Path

@@ -80,10 +80,10 @@ ABOUT: Final[Mapping[str, About]] = {
     "disk": About(
         "waits for a block device",
         "thread sleeps in io_schedule, for a page, a buffer or a request; whose requests the "
-        "disk completed meanwhile",
-        "I/O that the kernel's own threads submit for others, above all writeback; disks in an "
+        "disk completed meanwhile, or that the device was slow with nobody else on it",
+        "who is behind I/O of the kernel's own threads, but for writeback of files; disks in an "
         "array",
-        "look at the device's queue and at who uses it beside NFS",
+        "look at the device's queue, its health, and at who uses it beside NFS",
     ),
     "journal": About(
         "waits for the filesystem's journal or log to commit",

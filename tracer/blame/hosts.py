@@ -10,10 +10,10 @@ from functools import cached_property
 from typing import Final, TypeVar
 
 from tracer.blame.culprits import Suspects
-from tracer.blame.disks import DiskUsers
 from tracer.blame.intervals import served_from, wall_us
 from tracer.blame.paths import RpcPath
 from tracer.blame.slots import Slots
+from tracer.blame.storage import Storage
 from tracer.losses import OF_OPERATIONS
 from tracer.model import HostCapture, Operation, ProcessKey
 
@@ -32,7 +32,7 @@ class Host:
     def __init__(self, capture: HostCapture) -> None:
         self.capture = capture
         self.suspects = Suspects(capture)
-        self.disks = DiskUsers(capture)
+        self.storage = Storage(capture, self.suspects)
         self._children: defaultdict[int, list[Operation]] = defaultdict(list)
         self._by_process: defaultdict[ProcessKey, list[Operation]] = defaultdict(list)
         self._ends: dict[ProcessKey, tuple[list[int], int]] = {}

@@ -59,8 +59,8 @@ _FORGOTTEN: Final = frozenset({10022, 10023, 10052, 10078})
 # NFS4ERR_DELAY, and what NFSv3's NFS3ERR_JUKEBOX is to the client: EJUKEBOX.
 _ASKED_TO_WAIT: Final = frozenset({10008, 528})
 
-# What is waited for is a disk in the end: for others' I/O, or for one's own.
-_OF_DISKS: Final = ("disk", "journal")
+# What is waited for is a disk in the end.
+_OF_STORAGE: Final = ("disk", "journal")
 
 # Stands for blocked time that found no free slot in the record.
 _LOST_WAIT: Final = Wait("blocked", 0, 0, 0, 0)
@@ -185,8 +185,8 @@ class Ledger:
             return {charge_to("throttle", self._quota(host, op)): 1.0}
         if finding.wait_class == "lock" and finding.culprit:
             return self._held_mix(host, op, span, finding.culprit)
-        if finding.wait_class in _OF_DISKS:
-            return self._disk_mix(host, op, span, finding.charge)
+        if finding.wait_class in _OF_STORAGE:
+            return self.hosts[host].storage.mix(op, span, finding.charge)
         return {finding.charge: 1.0}
 
     def _remote_mix(self, host: int, op: Operation, span: Span, finding: Finding) -> Mix | None:
@@ -199,16 +199,6 @@ class Ledger:
             # No stack: only an RPC of this very call can tell what it waited for.
             return self.remote.walk(host, op, span, [RpcPath(self.hosts[host].children(op))])
         return None
-
-    def _disk_mix(self, host: int, op: Operation, span: Span, rest: Charge) -> Mix:
-        """Return for whom the disk worked while the operation waited for it."""
-        server = self.hosts[host]
-        mix: Mix = {}
-        for process, share in server.disks.shares(op.disk, span.start, span.end).items():
-            user = server.suspects.process(process)
-            link = Link(op.disk or "", None, "disk")
-            mix[through(link, charge_to("disk", user))] = share
-        return filled(mix, 1.0, rest)
 
     def _quota(self, host: int, op: Operation) -> Culprit | None:
         """Return the limit that held an operation's process back, by its cgroup."""

@@ -31,6 +31,12 @@ _DID: Final[Mapping[str, str]] = {
     "grace": "it had been restarted, and clients had to tell it their state again",
     "delegation": "it had not given back its delegations",
 }
+# What a host is to those who wait for it.
+_AS: Final[Mapping[str, str]] = {
+    "network": "The network to",
+    "grace": "The NFS server",
+    "delegation": "The NFS client",
+}
 
 
 def summary_of(
@@ -64,17 +70,15 @@ def summary_of(
 
 def _who(blamed: Blamed) -> str:
     culprit = blamed.culprit
-    if blamed.cause == "network":
-        return f"The network to {culprit.name}"
-    if blamed.cause == "grace":
-        return f"The NFS server {culprit.name}"
-    if blamed.cause == "delegation":
-        return f"The NFS client {culprit.name}"
+    if blamed.cause in _AS:
+        return f"{_AS[blamed.cause]} {culprit.name}"
     if culprit.kind == "host":
         return f"The NFS server {culprit.name}, or the network to it,"
     on = f" on {culprit.host}" if culprit.host else ""
     if culprit.kind == "setting":
         return f"{'Too few ' if blamed.cause == 'threads' else 'The '}{culprit.name}{on}"
+    if culprit.kind == "device":
+        return f"The disk {culprit.name}{on}"
     details = [f"pid {culprit.process.pid}"] if culprit.process else []
     if blamed.exe and "/" in blamed.exe:
         details.append(blamed.exe)
@@ -87,6 +91,8 @@ def _did(blamed: Blamed, direct: Direct | None) -> str:
         what = _accesses(direct) if direct else "file accesses"
         return f"it held {what} (fanotify)"
     did = _DID.get(blamed.cause, "it kept them waiting")
+    if blamed.culprit.kind == "device":
+        did = "it was slow itself"
     return f"{did} ({blamed.cause})"
 
 

@@ -20,7 +20,6 @@ from tracer.blame.names import executable
 from tracer.blame.network import is_at_fault
 from tracer.blame.stalls import Stall, Victim
 from tracer.blame.summary import summary_of
-from tracer.blame.units import human_us
 from tracer.model import HostCapture, Process
 
 # Below either of these a culprit is noise: it stays in the ledger only. Moments without a
@@ -198,8 +197,8 @@ def _blamed(
 
 def _direct_us(culprit: Culprit, cause: str, account: Account, direct: Direct | None) -> int:
     """Return how long was waited for a culprit itself, and not for who waited for it."""
-    links = 1 if culprit.kind == "host" else _LINKS.get(cause, 0)
-    if links and culprit.kind in ("host", "process"):
+    links = 1 if culprit.kind in ("host", "device") else _LINKS.get(cause, 0)
+    if links and culprit.kind in ("host", "device", "process"):
         return sum(us for chain, us in account.chains.items() if len(chain) == links)
     return direct.total_us if direct else 0
 
@@ -212,15 +211,9 @@ def _beside(key: Blame, ledger: Ledger, programs: Programs) -> Iterator[str]:
         yield f"{count} processes of this program, of which this one is behind most"
     if cause == "network":
         yield from figures("network", ledger)
-    if cause == "disk":
-        yield from _disk_use(culprit, ledger)
-
-
-def _disk_use(culprit: Culprit, ledger: Ledger) -> Iterator[str]:
     for host in ledger.hosts:
-        if host.capture.host == culprit.host and culprit.process:
-            for disk, (busy_us, requests) in host.disks.totals(culprit.process).items():
-                yield f"{disk} worked {human_us(busy_us)} for it, on {requests} requests"
+        if host.capture.host == culprit.host:
+            yield from host.storage.evidence(culprit, cause)
 
 
 def _process_of(victim: Victim, captures: Iterable[HostCapture]) -> Process | None:

@@ -1,7 +1,8 @@
-"""The disk below a filesystem, by the links of /sys/dev/block."""
+"""The block device of a filesystem and the disk below it, by the links of /sys/dev/block."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -16,33 +17,44 @@ class Disks:
 
     def __init__(self, sys_root: Path) -> None:
         self._folder = sys_root / "dev/block"
-        self._below: dict[int, str | None] = {}
+        self._paths: dict[int, tuple[str, ...]] = {}
+
+    def device(self, dev: int) -> str | None:
+        """Return the block device itself: a mapped volume, or the disk of a partition.
+
+        None for what is none, as filesystems of the network are.
+        """
+        return self._path(dev)[0] or None
 
     def below(self, dev: int) -> str | None:
         """Return the one disk that holds a device, through partitions and mapped volumes.
 
-        None for what lies on several disks or on none, as filesystems of the network do.
+        None for what lies on several disks or on none.
         """
-        if dev not in self._below:
+        return self._path(dev)[-1] or None
+
+    def _path(self, dev: int) -> tuple[str, ...]:
+        if dev not in self._paths:
             at = self._folder / f"{dev >> MINOR_BITS}:{dev & ((1 << MINOR_BITS) - 1)}"
-            self._below[dev] = _disk(at.resolve()) if dev >> MINOR_BITS else None
-        return self._below[dev]
+            self._paths[dev] = tuple(_path(at.resolve())) if dev >> MINOR_BITS else ("",)
+        return self._paths[dev]
 
 
-def _disk(device: Path) -> str | None:
-    """Return the name of the disk below the folder of a device."""
+def _path(device: Path) -> Iterator[str]:
+    """Yield the names from the folder of a device down to its one disk, or to ""."""
     for _ in range(_DEEPEST):
         if not device.is_dir():
-            return None
+            break
         if (device / "partition").exists():
             device = device.parent
+        yield device.name
         slaves = _names(device / "slaves")
         if not slaves:
-            return device.name
+            return
         if len(slaves) > 1:
-            return None
+            break
         device = (device / "slaves" / slaves[0]).resolve()
-    return None
+    yield ""
 
 
 def _names(folder: Path) -> list[str]:

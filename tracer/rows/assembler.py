@@ -159,6 +159,7 @@ class _Memory:
             name=self._names.get,
             stack=self.stacks.column,
             place=self._place,
+            device=self.disks.device,
             disk=self.disks.below,
             comm=self.processes.comm,
         )

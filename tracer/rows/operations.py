@@ -49,6 +49,8 @@ class Lookups:
     """The kernel's stack id -> the capture's."""
     place: Callable[[int, int, int], Place]
     """(kernel's dev_t, pid, start_ns) -> mount point and volume."""
+    device: Callable[[int], str | None]
+    """Kernel's dev_t -> name of the block device."""
     disk: Callable[[int], str | None]
     """Kernel's dev_t -> name of the disk below it."""
     comm: Callable[[int, int], str | None]
@@ -103,6 +105,7 @@ def operation_row(rec: OpRec, now_ns: int, ts_us: int, look: Lookups) -> Row:
     }
     if row["layer"] == LAYERS[1]:
         row |= {
+            "device": look.device(rec.dev),
             "disk": look.disk(rec.dev),
             "file": file_name([bytes(part) for part in rec.name]),
             "inode": rec.ino or None,

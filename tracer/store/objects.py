@@ -30,6 +30,7 @@ from tracer.model import (
     ProcessKey,
     Sample,
     Side,
+    Syncs,
     Wait,
 )
 from tracer.records import SIDES
@@ -108,6 +109,7 @@ def _host_capture(segments: Sequence[Segment], recording: set[str]) -> HostCaptu
         holders=_holders(tables["holders"], keys),
         disk_use=list(_disk_use(tables["disk_use"], keys)),
         latency=_latency(tables["latency"]),
+        syncs=_syncs(tables["latency"], last[-1], keys),
         answered=_answered(tables["latency"], last[-1]),
         counts=_counts(tables["counts"]),
         samples=[Sample(_time(r[0]), *r[1:]) for r in _rows(tables["samples"])],
@@ -339,7 +341,6 @@ def _disk_use(table: pa.Table, keys: _Keys) -> Iterator[DiskUse]:
     """Yield who used the disks; rows whose times cannot be are left out."""
     for row in _Columns.of(table).rows():
         process = keys(row.pop("pid"), row.pop("start_us"))
-        assert process is not None
         if row["begin_mono_us"] < row["end_mono_us"]:
             yield DiskUse(process, **row)
 
@@ -378,15 +379,48 @@ def _answered(table: pa.Table, footer: Footer) -> list[tuple[int, int, int]]:
     """
     rpcs = table.filter(pc.and_(pc.equal(table["side"], "client"), pc.equal(table["layer"], "rpc")))
     sums = rpcs.group_by("ts").aggregate([("count", "sum")])
+    times = _times(sums, footer)
+    return sorted(
+        (*times[ts], row["count_sum"])
+        for ts, row in zip(_epochs(sums), sums.to_pylist(), strict=True)
+        if ts in times
+    )
+
+
+def _syncs(table: pa.Table, footer: Footer, keys: _Keys) -> list[Syncs]:
+    """Return how often processes of a server called fsync, by interval."""
+    mine = (("side", "server"), ("layer", "vfs"), ("op", "fsync"))
+    for column, value in mine:
+        table = table.filter(pc.equal(table[column], value))
+    names = ["ts", "pid", "pid_start_us", "mount"]
+    sums = table.group_by(names).aggregate([("count", "sum")])
+    times = _times(sums, footer)
+    return [
+        Syncs(process, row["mount"], *times[ts], row["count_sum"])
+        for ts, row in zip(_epochs(sums), sums.drop_columns("ts").to_pylist(), strict=True)
+        if ts in times and (process := keys(row["pid"], row["pid_start_us"])) is not None
+    ]
+
+
+def _epochs(table: pa.Table) -> list[int]:
+    found: list[Any] = table["ts"].cast(pa.int64()).to_pylist()
+    return found
+
+
+def _times(table: pa.Table, footer: Footer) -> dict[int, tuple[int, int]]:
+    """Return begin and end of each interval that has rows, on CLOCK_MONOTONIC.
+
+    None of them where the clocks do not tell. A late interval is as long as two.
+    """
     offset_us, longest_us = footer.clock.wall_us(0), int(2e6 * footer.interval_s)
     if offset_us is None:
-        return []
-    ends: list[Any] = sums["ts"].cast(pa.int64()).to_pylist()
-    counts: list[Any] = sums["count_sum"].to_pylist()
-    found: list[tuple[int, int, int]] = []
-    for wall_us, count in sorted(zip(ends, counts, strict=True)):
-        end = wall_us - offset_us
-        found.append((max(end - longest_us, found[-1][1] if found else 0), end, count))
+        return {}
+    found: dict[int, tuple[int, int]] = {}
+    previous = 0
+    for ts in sorted(set(_epochs(table))):
+        end = ts - offset_us
+        found[ts] = (max(end - longest_us, previous), end)
+        previous = end
     return found
 
 

@@ -1,0 +1,102 @@
+"""Whether a disk or volume was slow itself, by the kernel's own figures of it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from tracer.blame.intervals import Span
+from tracer.blame.timeline import Timeline
+from tracer.model import HostCapture, Sample
+
+# A wait is for requests one after the other: a device is behind it if one took this part of it,
+# or if it was never without.
+_PART_OF_WAIT: Final = 1 / 8
+_BUSY: Final = 0.9
+# A volume has all that is asked of the disk below it; the disk is as busy if it is the slow one.
+_AS_BUSY: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Interval:
+    """What a device did between two looks; ``busy`` is a part of the time."""
+
+    begin_mono_us: float
+    end_mono_us: float
+    busy: float
+    await_us: float
+
+
+class Devices:
+    """How busy the disks and volumes of one host were, and how long their requests took."""
+
+    def __init__(self, capture: HostCapture) -> None:
+        self._intervals = {
+            name: Timeline(_intervals(capture, samples))
+            for name, samples in _by_device(capture).items()
+        }
+
+    def behind(self, volume: str | None, disk: str | None, span: Span) -> str | None:
+        """Return which of a volume and the disk below it was slow itself during a wait for it.
+
+        None if neither is known to have been.
+        """
+        start, end = span.start, span.end
+        wait_us = span.total_us / max(1, span.wait.count)
+        if volume is None or not self._is_slow(volume, start, end, wait_us):
+            return None
+        if disk is None or disk == volume:
+            return volume
+        lower, upper = (self._busy(one, start, end) for one in (disk, volume))
+        return disk if lower >= upper * _AS_BUSY else volume
+
+    def worst(self, device: str) -> tuple[float, float] | None:
+        """Return how busy it was at most, as a part of the time, and its requests' longest us."""
+        seen = self._intervals.get(device)
+        if not seen or not seen.rows:
+            return None
+        return max(one.busy for one in seen.rows), max(one.await_us for one in seen.rows)
+
+    def _is_slow(self, device: str, start: int, end: int, wait_us: float) -> bool:
+        seen = self._during(device, start, end)
+        slowest = max((one.await_us for one, _ in seen), default=0.0)
+        return slowest > wait_us * _PART_OF_WAIT or self._busy(device, start, end) >= _BUSY
+
+    def _busy(self, device: str, start: int, end: int) -> float:
+        """Return how busy a device was on average, 0 if that is not known."""
+        busy = known = 0.0
+        for one, part in self._during(device, start, end):
+            overlap = part * (one.end_mono_us - one.begin_mono_us)
+            busy += one.busy * overlap
+            known += overlap
+        return busy / known if known else 0.0
+
+    def _during(self, device: str, start: int, end: int) -> Iterator[tuple[_Interval, float]]:
+        if device in self._intervals:
+            yield from self._intervals[device].during(start, end)
+
+
+def _by_device(capture: HostCapture) -> dict[str, list[Sample]]:
+    samples: defaultdict[str, list[Sample]] = defaultdict(list)
+    for sample in capture.samples:
+        if sample.scope == "disk" and sample.name is not None:
+            samples[sample.name].append(sample)
+    return dict(samples)
+
+
+def _intervals(capture: HostCapture, samples: Sequence[Sample]) -> Iterator[_Interval]:
+    """Yield a device's figures; none where the clocks do not tell when they were true."""
+    if capture.wall_minus_mono_us is None:
+        return
+    looks: defaultdict[float, dict[str, float]] = defaultdict(dict)
+    for sample in samples:
+        looks[sample.ts.timestamp() * 1e6 - capture.wall_minus_mono_us][sample.metric] = (
+            sample.value
+        )
+    begin = capture.start.timestamp() * 1e6 - capture.wall_minus_mono_us
+    for end, figures in sorted(looks.items()):
+        await_us = figures.get("await_ms", 0.0) * 1000
+        yield _Interval(begin, end, figures.get("busy_percent", 0.0) / 100, await_us)
+        begin = end

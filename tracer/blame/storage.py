@@ -1,0 +1,83 @@
+"""Whom a wait for a server's storage is put down to.
+
+Those whom the disk worked for meanwhile; or the disk or volume itself, if it was slow with
+nobody else on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from tracer.blame.charge import Charge, Culprit, Link, Mix, charge_to, filled, through
+from tracer.blame.committers import Committers
+from tracer.blame.culprits import Suspects
+from tracer.blame.devices import Devices
+from tracer.blame.disks import DiskUsers, is_journal
+from tracer.blame.intervals import Span
+from tracer.blame.units import human_us, percent
+from tracer.model import HostCapture, Operation
+
+# A disk that works less than this part of the time for others is slow by itself.
+_ALONE: Final = 0.1
+# The probes without which it is not known who uses a disk.
+_OF_USERS: Final = frozenset({"on_block_bio_queue", "on_block_rq_complete"})
+
+
+class Storage:
+    """The disks of one host, and who uses them."""
+
+    def __init__(self, capture: HostCapture, suspects: Suspects) -> None:
+        self._capture = capture
+        self._suspects = suspects
+        self._users = DiskUsers(capture)
+        self._committers = Committers(capture, suspects)
+        self._devices = Devices(capture)
+        self._sees_users = _sees_users(capture)
+
+    def mix(self, op: Operation, span: Span, rest: Charge) -> Mix:
+        """Return what an operation's wait for disk or journal went to; ``rest``: if to nobody."""
+        mix: Mix = {}
+        others = journal = 0.0
+        for process, share in self._users.shares(op.disk, span.start, span.end).items():
+            row = self._capture.processes.get(process) if process else None
+            if row is not None and is_journal(row):
+                journal += share
+                continue
+            others += share
+            # For whom other threads of the kernel work is not known.
+            if row is not None and not row.kthread:
+                user = charge_to("disk", self._suspects.process(row.key))
+                mix[through(Link(op.disk or "", None, "disk"), user)] = share
+        if rest.cause == "journal":
+            journal = max(0.0, 1 - others)
+        others += journal * self._committers.others(op.mount, span.start, span.end)
+        return filled(mix, 1.0, self._slow(op, span) or rest if others < _ALONE else rest)
+
+    def evidence(self, culprit: Culprit, cause: str) -> Iterator[str]:
+        """Yield what was seen of who or what kept others waiting for storage."""
+        if culprit.kind == "device":
+            yield from self._device(culprit.name)
+        elif culprit.process and cause == "disk":
+            for disk, (busy_us, requests) in self._users.totals(culprit.process).items():
+                yield f"{disk} worked {human_us(busy_us)} for it, on {requests} requests"
+
+    def _slow(self, op: Operation, span: Span) -> Charge | None:
+        """Return the charge to a disk or volume that was slow itself, None if none is known."""
+        if op.disk is None or not self._sees_users:
+            return None
+        name = self._devices.behind(op.device, op.disk, span)
+        return charge_to("disk", Culprit("device", name, self._capture.host)) if name else None
+
+    def _device(self, name: str) -> Iterator[str]:
+        seen = self._devices.worst(name)
+        if seen:
+            busy, await_us = seen
+            yield f"requests took {human_us(await_us)} on average at worst, {percent(busy)} busy"
+        yield f"worked less than {percent(_ALONE)} of the time for others than NFS"
+
+
+def _sees_users(capture: HostCapture) -> bool:
+    """Return whether all were recorded whom the disks worked for."""
+    lacking = {probe.probe for probe in capture.probes if not probe.attached}
+    return not lacking & _OF_USERS and not capture.losses.get("disks_full")
