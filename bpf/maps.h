@@ -43,8 +43,8 @@ struct frames {
 };
 /* Stacks of threads that were asleep when they were read, by FIRST_SLEEPER and a hash. */
 BPF_HASH(sleepers, u32, struct frames, MAX_SLEEPERS);
-/* Where such a stack is read to: for wake-ups, and for the look of the collector. */
-BPF_PERCPU_ARRAY(scratch, struct frames, 2);
+/* Where a stack is read to: for wake-ups, for the look of the collector, for timers. */
+BPF_PERCPU_ARRAY(scratch, struct frames, 3);
 
 /*
  * Slow operations one by one, and who held what: op_rec, rpc_rec or holder_rec, told apart

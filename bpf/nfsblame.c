@@ -16,4 +16,5 @@
 #include "freeze.h"
 #include "packets.h"
 #include "calls.h"
+#include "foreign.h"
 #include "peek.h"

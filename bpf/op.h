@@ -82,6 +82,7 @@ static __always_inline void op_begin(struct op_rec *op, u8 side, u64 begin_ns)
 	op->ops = 0;
 	op->mark = 0;
 	op->off_ns = 0;
+	op->on_ns = 0;
 	op->waking_ns = 0;
 	op->group = 0;
 	op->waits_lost_ns = 0;
@@ -239,7 +240,7 @@ static __always_inline void add_wait(struct op_rec *op, struct wait_rec *key, u6
 add:
 	wait->last_ns = to;
 	wait->total_ns += ns;
-	if (wait->group)
+	if (wait->group && wait->kind != WAIT_RUNNING)
 		wait->unread_ns += unread_ns(op, from, to);
 	wait->count += 1;
 	if (ns > wait->max_ns)

@@ -24,6 +24,7 @@
 #define WAIT_RUNNABLE 2
 #define WAIT_THROTTLED 3 /* its cgroup has used up its CPU quota */
 #define WAIT_HELD 4	 /* a packet: a process has to decide on it */
+#define WAIT_RUNNING 5	 /* on a CPU, in code that is not the kernel's own */
 
 #define MAX_WAITS 8
 
@@ -54,7 +55,8 @@ struct proc_id {
 /* Waits of one thread in one operation on the same stack, waker and group. */
 struct wait_rec {
 	struct proc_id waker; /* WAIT_RUNNABLE: who had the CPU for that time */
-	u64 group; /* struct fsnotify_group * it last queued an event for; 0 = none */
+	u64 group; /* struct fsnotify_group * it last queued an event for; 0 = none;
+		      WAIT_RUNNING: where the code of the owner begins */
 	u64 first_ns;
 	u64 last_ns;
 	u64 total_ns;
@@ -82,6 +84,7 @@ struct op_rec {
 	u64 mark; /* client: of the system call, see syscall_mark(); 0 = none */
 	/* the wait going on now; off_ns == 0: the thread is on a CPU */
 	u64 off_ns;
+	u64 on_ns; /* on a CPU since then, or looked at there */
 	u64 waking_ns;
 	struct proc_id waker;
 	u64 group;

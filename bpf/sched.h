@@ -101,6 +101,7 @@ static __always_inline void op_resumes(struct op_rec *op, struct cpu_rec *cpu)
 	if (was_off && op->group)
 		op->asked_ns += now - op->off_ns;
 	op->off_ns = 0;
+	op->on_ns = now;
 	op_unqueued(op);
 	if (op->flags & OP_KERNEL && !op->active)
 		kernel_ready(op, now);

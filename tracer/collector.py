@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from tracer import calls, wire
 from tracer.clocks import ClockWatch
+from tracer.foreign import ForeignCode
 from tracer.host import possible_processors
 from tracer.kernel import bpf, tasks
 from tracer.kernel.memory import KernelMemory
@@ -132,6 +133,7 @@ class Collector:
         memory: KernelMemory,
         sleepers: int,
         programs: Mapping[str, Sequence[int]],
+        foreign: ForeignCode,
         threshold_ns: int,
         ring_bytes: int,
     ) -> None:
@@ -139,6 +141,7 @@ class Collector:
         self._memory = memory
         self._sleepers = sleepers
         self._programs = programs
+        self._foreign = foreign
         self._missed = dict.fromkeys(programs, 0)
         self._threshold_ns = threshold_ns
         self._half = 1
@@ -185,6 +188,7 @@ class Collector:
         """Return all that happened since the last drain."""
         half = self._swap()
         self._follow_exports()
+        self._follow_foreign()
         seen = _Seen()
         interval = Interval(tick={}, facts=self._facts)
         self._facts = []
@@ -213,6 +217,10 @@ class Collector:
         }
         return interval
 
+    def stop(self) -> None:
+        """Detach what was attached on demand; nothing more is drained."""
+        self._foreign.close()
+
     def _swap(self) -> int:
         """Let the programs write to the other half of each pair; return the one to drain."""
         half = self._half
@@ -232,6 +240,17 @@ class Collector:
         for dev in self._exported - devices:
             bpf.delete(self._maps["exported"], _U32.pack(dev))
         self._exported = devices
+
+    def _follow_foreign(self) -> None:
+        """Tell the programs where code lies that is not the kernel's, and the writer whose."""
+        was_full = self._foreign.is_full
+        owners = self._foreign.follow()
+        if owners:
+            self.add_fact(wire.OWNERS, {str(begin): label for begin, label in owners.items()})
+        if self._foreign.is_full and not was_full:
+            text = "more foreign code than can be watched: some counts as running"
+            note = {"mono_ns": time.monotonic_ns(), "name": "foreign", "text": text}
+            self.add_fact(wire.NOTE, note)
 
     # What the maps hold
 

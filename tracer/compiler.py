@@ -263,7 +263,7 @@ def _described(probe: probes.Probe) -> dict[str, Any]:
         "purpose": probe.purpose,
         "lost": probe.lost,
         "required": probe.required,
-        "for_stuck": probe.for_stuck,
+        "on_demand": probe.on_demand,
     }
 
 

@@ -47,10 +47,12 @@ class Wait:
 
     ``stack`` and ``waker_stack`` hold function names, innermost first. They lie
     within ``first_mono_us``..``last_mono_us``. ``waker`` is the process in whose
-    context the thread was woken; None while in flight or if not seen.
+    context the thread was woken; None while in flight or if not seen. One that is
+    "running" is none: it was on a CPU in the code of its ``owner``, "module NAME" or
+    "bpf NAME ID".
     """
 
-    kind: Literal["blocked", "runnable", "throttled", "held"]
+    kind: Literal["blocked", "runnable", "throttled", "held", "running"]
     total_us: int
     count: int
     first_mono_us: int
@@ -62,6 +64,7 @@ class Wait:
     waker_stack: tuple[str, ...] = ()
     fanotify_group: str | None = None
     unread_us: int | None = None
+    owner: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

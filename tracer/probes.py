@@ -22,8 +22,7 @@ class Probe:
 
     ``program`` names it in captures and, unless ``template`` does, in the BPF source;
     ``number`` is the call's, put into a template's code. ``older`` are names that the
-    target had before. One ``for_stuck`` is attached only as long as there are calls that
-    began before recording.
+    target had before. One ``on_demand`` is attached only as long as there is a use for it.
     """
 
     program: str
@@ -37,7 +36,7 @@ class Probe:
     older: tuple[str, ...] = ()
     template: str | None = None
     number: int = 0
-    for_stuck: bool = False
+    on_demand: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +239,15 @@ TABLE: Final = (
         "end of permission events on NFS files",
         lost="agents on the client that hold opens and reads",
     ),
+    Probe(
+        "on_hrtimer_expire_entry",
+        "raw_tp",
+        "hrtimer_expire_entry",
+        "both",
+        "threads inside an operation run code that is not the kernel's own",
+        lost="what modules and BPF programs of others take on the CPU",
+        on_demand=True,
+    ),
     # writeback_dirty_page before b9b0ff61eef5 (v5.16).
     _tp(
         "writeback_dirty_folio",
@@ -322,7 +330,7 @@ TABLE: Final = (
         "client",
         "end of calls that began before recording",
         lost="when calls that were stuck before recording ended",
-        for_stuck=True,
+        on_demand=True,
     ),
     _tp("rpc_task_begin", "client", "submission of an RPC", "the client's RPCs", required=True),
     _tp("rpc_task_end", "client", "end of an RPC task", "the client's RPCs", required=True),

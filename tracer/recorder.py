@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tracer import __version__, host, seed, wire
+from tracer import __version__, foreign, host, seed, wire
 from tracer.children import END_SIGNALS, Compiler, Loaded, Writer
 from tracer.clocks import read_clocks_closely
 from tracer.collector import Collector
 from tracer.errors import Exit, NfsblameError
+from tracer.foreign import ForeignCode
 from tracer.kernel import bpf
 from tracer.kernel.memory import KernelMemory
 from tracer.losses import MISSED_CALL, MISSED_EVENT
@@ -79,7 +80,7 @@ class Recorder:
         self._links: list[int] = []
         # Of the links, by the loss that it is when one is not run.
         self._programs: dict[str, list[int]] = {MISSED_EVENT: [], MISSED_CALL: []}
-        self._for_stuck: list[int] = []  # programs, then links, for calls that began before us
+        self._for_stuck: int | None = None  # link of what ends calls that began before us
         self._probes: list[dict[str, Any]] = []
         self._own_pids: list[int] = []
 
@@ -100,12 +101,13 @@ class Recorder:
         for described in loaded.missing:
             self._note_probe(described, described["reason"])
         memory = self._memory(loaded)
-        sleepers = bpf.attach_iterator(_program(loaded, "iter"))
+        sleepers = bpf.attach_iterator(_required(loaded, "iter"))
         collector = Collector(
             loaded.maps,
             memory,
             sleepers,
             self._programs,
+            _foreign(loaded),
             settings.threshold_us * 1000,
             RING_BYTES,
         )
@@ -146,14 +148,15 @@ class Recorder:
         """Attach a program; return why it cannot be, None if it is."""
         if described["kind"] in ("run", "iter"):
             return None
-        if described["for_stuck"]:
-            self._for_stuck.append(fd)
-            return None
         name = described["target"] if described["kind"] == "raw_tp" else None
         try:
-            self._links.append(bpf.attach_raw_tracepoint(fd, name))
+            link = bpf.attach_raw_tracepoint(fd, name)
         except OSError as error:
             return str(error)
+        if described["on_demand"]:
+            os.close(link)
+            return None
+        self._links.append(link)
         of_function = described["kind"] in ("fentry", "fexit")
         self._programs[MISSED_CALL if of_function else MISSED_EVENT].append(fd)
         return None
@@ -183,7 +186,7 @@ class Recorder:
         )
 
     def _memory(self, loaded: Loaded) -> KernelMemory:
-        return KernelMemory(_program(loaded, "run"), loaded.maps["peeked"], loaded.layout)
+        return KernelMemory(_required(loaded, "run"), loaded.maps["peeked"], loaded.layout)
 
     def _hello(self) -> dict[str, Any]:
         settings = self._settings
@@ -217,24 +220,24 @@ class Recorder:
             self._note_probe(seed.LOOK, f"this kernel's types lack {error.args[0]}")
             return
         seed.insert(found, loaded.maps)
-        self._attach_for_stuck(any(op.active for op in found.threads.values()))
+        if any(op.active for op in found.threads.values()):
+            self._attach_for_stuck(loaded)
         if found.marks:
             collector.add_fact(wire.MARKS, found.marks)
         if found.asked:
             collector.add_fact(wire.ASKED, found.asked)
 
-    def _attach_for_stuck(self, needed: bool) -> None:
+    def _attach_for_stuck(self, loaded: Loaded) -> None:
         """Attach what ends calls that began before us; every call of the host pays for it."""
-        programs, self._for_stuck = self._for_stuck, []
-        for fd in programs:
-            if needed:
-                self._for_stuck.append(bpf.attach_raw_tracepoint(fd, "sys_exit"))
-            os.close(fd)
+        program = _program(loaded, "on_sys_exit")
+        if program is not None:
+            self._for_stuck = bpf.attach_raw_tracepoint(program, "sys_exit")
 
     def _detach_for_stuck(self) -> None:
         """Detach it again."""
-        while self._for_stuck:
-            os.close(self._for_stuck.pop())
+        if self._for_stuck is not None:
+            os.close(self._for_stuck)
+            self._for_stuck = None
 
     # Run
 
@@ -278,6 +281,7 @@ class Recorder:
     def _end(self, collector: Collector, outbox: Outbox, writer: Writer, reason: str) -> Ended:
         last = collector.drain()
         self._detach_for_stuck()
+        collector.stop()
         for link in self._links:
             os.close(link)
         outbox.put(last)
@@ -300,9 +304,19 @@ def _is_exit(program: str) -> bool:
     return program.endswith("_exit")
 
 
-def _program(loaded: Loaded, kind: str) -> int:
-    """Return the fd of the one program of a kind."""
+def _program(loaded: Loaded, name: str) -> int | None:
+    """Return the fd of a program, None if it could not be loaded."""
+    return next((fd for described, fd in loaded.programs if described["program"] == name), None)
+
+
+def _required(loaded: Loaded, kind: str) -> int:
+    """Return the fd of the one program of a kind that is never missing."""
     return next(fd for described, fd in loaded.programs if described["kind"] == kind)
+
+
+def _foreign(loaded: Loaded) -> ForeignCode:
+    own = [bpf.program_id(fd) for _, fd in loaded.programs]
+    return ForeignCode(loaded.maps["foreign"], _program(loaded, foreign.PROGRAM), own)
 
 
 def _signal_wakeup() -> int:

@@ -14,12 +14,13 @@ SIDE_CLIENT: Final = 2
 SIDES: Final = {SIDE_SERVER: "server", SIDE_CLIENT: "client"}
 
 LAYERS: Final = {1: "rpc", 2: "nfs", 3: "vfs", 4: "hook", 5: "kernel"}
-WAIT_KINDS: Final = {1: "blocked", 2: "runnable", 3: "throttled", 4: "held"}
+WAIT_KINDS: Final = {1: "blocked", 2: "runnable", 3: "throttled", 4: "held", 5: "running"}
 
 HOLDS: Final = {1: "frozen", 2: "channel", 3: "queue"}
 
 WAIT_BLOCKED: Final = 1
 WAIT_HELD: Final = 4
+WAIT_RUNNING: Final = 5
 
 MAX_WAITS: Final = 8
 
@@ -50,6 +51,7 @@ MAP_SIZES: Final = {
     "MAX_BIOS": 8192,
     "MAX_DIRTIERS": 4096,
     "MAX_DISK_KEYS": 4096,
+    "MAX_FOREIGN": 16384,
     "RING_PAGES": 256,
     "PEEK_BYTES": 256,
 }
@@ -120,6 +122,7 @@ class OpRec(ctypes.Structure):
         ("ops", _u64),
         ("mark", _u64),
         ("off_ns", _u64),
+        ("on_ns", _u64),
         ("waking_ns", _u64),
         ("waker", ProcId),
         ("group", _u64),

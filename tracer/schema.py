@@ -143,7 +143,8 @@ WAITS = Table(
         _c(
             "kind",
             "string",
-            "blocked (asleep), runnable (no CPU), throttled, held (a packet)",
+            "blocked (asleep), runnable (no CPU), throttled, held (a packet), running (sampled on "
+            "a CPU, in code that is not the kernel's own)",
             "blocked",
         ),
         _c("in_flight", "bool", "the wait had not ended", "false"),
@@ -158,6 +159,7 @@ WAITS = Table(
         _n("waker_stack_id", "int64", "stack of the waker at that moment", "3074457345618258602"),
         _n("fanotify_group", "string", "fanotify group asked for permission", "ffff8880041c2a00"),
         _n("unread_us", "int64", "of total_us: the listener had not read the event yet", "1200"),
+        _n("owner", "string", "running: module NAME, or bpf NAME ID of a program", "module agent"),
     ),
 )
 

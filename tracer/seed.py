@@ -46,7 +46,7 @@ LOOK: Final = {
     "purpose": "what was stuck before recording began",
     "lost": "what was stuck before recording began",
     "required": False,
-    "for_stuck": False,
+    "on_demand": False,
 }
 
 _MOST_RPCS: Final = 1 << 14

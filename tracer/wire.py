@@ -15,6 +15,7 @@ JSON payloads::
     NAMES  {"<address>": "<name>", ..}        operation name pointers (decimal)
     STACKS {"<stack id>": [address, ..], ..}  innermost first, as the kernel gave it
     KMSG   {"mono_us", "text"}
+    OWNERS {"<address>": "module NAME" or "bpf NAME ID", ..}  foreign code by where it begins
     ASKED  [{"pid", "start_ns", "kind", "what"}, ..]  processes that the kernel asks
     MARKS  [{"pid", "start_ns", "group": int|null, "marks": str, "blocked": int|null}, ..]; no
            marks: ""
@@ -40,6 +41,7 @@ NOTE: Final = 7
 TICK: Final = 8
 END: Final = 9
 ASKED: Final = 10
+OWNERS: Final = 11
 
 LATENCY: Final = 20  # (LatencyKey, LatencyVal) repeated
 WAITS: Final = 21  # (WaitKey, WaitVal) repeated

@@ -105,11 +105,6 @@ STACKS = [
         "tcp_sendmsg_locked tcp_sendmsg svc_tcp_sendto svc_send",
     ),
     ("server", "lsm", "__schedule schedule wait_woken something security_file_open do_dentry_open"),
-    (
-        "server",
-        "module",
-        "__schedule schedule wait_for_completion twnotify_wait security_file_open",
-    ),
     ("server", "unknown", "__schedule schedule some_driver_wait nfsd4_read"),
     ("server", "unknown", ""),
     (

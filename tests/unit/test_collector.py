@@ -129,6 +129,7 @@ def test_an_rpc_in_flight_is_known_by_the_start_of_its_task(
 RUNNING = """
 import fcntl, os, sys
 from tracer import collector, recorder
+from tracer.foreign import ForeignCode
 from tracer.kernel import bpf, offsets
 from tracer.kernel.memory import KernelMemory
 from tracer.outbox import Outbox
@@ -148,8 +149,12 @@ bpf.update = bpf.delete = lambda *_, **__: None
 bpf.lookup = lambda _fd, key, size: bytes(range(1, 9)) * (size // 8) + bytes(size % 8)
 bpf.run_raw_tracepoint = lambda *_: 0
 bpf.run_iterator = lambda _: None
+bpf.program_ids = lambda after: range(after + 1, 6)
+bpf.program_code = lambda number: bpf.ProgramCode("filter", ((number << 32, 64),))
+bpf.program_exists = lambda number: number != 3
+bpf.attach_raw_tracepoint = lambda *_: os.dup(0)
 pairs = [f"{name}{half}" for name in ("latency", "waits", "counts") for half in ("", 0, 1)]
-others = "threads rpcs listeners held frozen ring lost procs stacks sleepers exported"
+others = "threads rpcs listeners held frozen ring lost procs stacks sleepers exported foreign"
 names = [*pairs, *others.split()]
 maps = {name: number for number, name in enumerate(names)}
 def content(number):
@@ -168,7 +173,8 @@ def content(number):
     }
 CONTENT = content(1)
 layout = {field.macro: 0 for field in offsets.seed_fields(["server", "client"])}
-draining = collector.Collector(maps, KernelMemory(0, 0, layout), 0, {}, 1, 4096)
+code = ForeignCode(maps["foreign"], 0, [4])
+draining = collector.Collector(maps, KernelMemory(0, 0, layout), 0, {}, code, 1, 4096)
 log, kernel = os.pipe2(os.O_NONBLOCK | os.O_DIRECT)
 draining._kernel_log._fd = log
 theirs, ours = os.pipe()

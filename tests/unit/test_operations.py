@@ -36,6 +36,7 @@ LOOK = Lookups(
     device={44: "dm-0"}.get,
     disk={44: "vdb"}.get,
     comm=lambda pid, _: {811: "redis-server"}.get(pid),
+    owner={0xFFFF9000: "bpf burn_opens 41"}.get,
 )
 SERVER_PHASES = ("queue_us", "serve_us", "send_us")
 CLIENT_PHASES = ("slot_us", "send_us", "remote_us", "wake_us")
@@ -194,6 +195,14 @@ def test_phases_add_up_and_are_never_negative_whatever_the_stamps(
 
 def waits_of(rec: OpRec) -> list[Row]:
     return wait_rows(rec, NOW, 5, LOOK)
+
+
+def test_foreign_code_that_ran_has_an_owner_and_no_group() -> None:
+    rec = op(waits=[wait(1001, 1001.5, kind=5, stack=7, group=0xFFFF9000, count=75)])
+    (row,) = waits_of(rec)
+    assert (row["kind"], row["owner"], row["stack_id"]) == ("running", "bpf burn_opens 41", 700)
+    assert (row["total_us"], row["count"]) == (500_000, 75)
+    assert "fanotify_group" not in row
 
 
 def test_waits_that_ended() -> None:

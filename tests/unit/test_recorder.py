@@ -59,6 +59,9 @@ class FakeCollector:
     def __init__(self, size: int = 10) -> None:
         self._size = size
 
+    def stop(self) -> None:
+        """As the real one."""
+
     def drain(self) -> Interval:
         tick = {"mono_ns": 1, "intervals": 1, "losses": {}, "overhead": {}}
         return Interval(tick=tick, facts=[(wire.NAMES, b" " * self._size)])

@@ -107,6 +107,20 @@ def test_kallsyms_is_read_again_only_when_modules_were_loaded(tmp_path: Path) ->
     assert symbols.frames([late], asleep=False) == ("late_open",)
 
 
+def test_functions_of_out_of_tree_modules_say_so(tmp_path: Path) -> None:
+    late = b"ffffffffc0b00000 t late_open.isra.0\t[late]\n"
+    (tmp_path / "kallsyms").write_bytes(KALLSYMS + late)
+    (tmp_path / "modules").write_text(
+        "nfsd 815104 13 - Live 0xffffffffc0a00000\nlate 4096 0 - Live 0xffffffffc0b00000 (OE)\n"
+    )
+    symbols = KernelSymbols(tmp_path)
+    symbols.refresh()
+    inside, behind, other = 0xFFFFFFFFC0B00010, 0xFFFFFFFFC0B01010, 0xFFFFFFFFC0A00110
+    assert symbols.frames([inside, other], asleep=True) == ("late_open [late]", "nfsd4_read")
+    # Of code that has no symbol, the last one before it may be a module's.
+    assert symbols.frames([behind], asleep=True) == ("late_open",)
+
+
 def test_unreadable_symbols_leave_addresses(tmp_path: Path) -> None:
     symbols = KernelSymbols(tmp_path / "none")
     symbols.refresh()

@@ -49,3 +49,11 @@ def product_of(name: str, exe: str | None) -> str | None:
         if any(fnmatchcase(name, pattern) for pattern in agent.processes):
             return agent.product
     return None
+
+
+def product_of_module(name: str) -> str | None:
+    """Return the product that a kernel module belongs to."""
+    for agent in catalogue():
+        if any(fnmatchcase(name, pattern) for pattern in agent.modules):
+            return agent.product
+    return None

@@ -60,15 +60,18 @@ ABOUT: Final[Mapping[str, About]] = {
         "list the security modules (/sys/kernel/security/lsm) and ask their vendor",
     ),
     "module": About(
-        "a third-party kernel module sleeps in a function it has hooked",
-        "function names of known agents' modules on the stack",
-        "modules without symbols",
+        "an out-of-tree kernel module sleeps or works where NFS's threads pass",
+        "function of such a module (/proc/modules: O or P) on the stack of a thread that sleeps, "
+        "or that a clock tick finds on a CPU; the process that answers a module stands for it",
+        "modules of filesystems; work between two clock ticks; waits for what others hold, which "
+        "stay theirs",
         "unload or disable the module's file protection for a test",
     ),
     "bpf": About(
-        "a BPF program attached to the path takes the time",
-        "sampled stacks and timed hooks",
-        "not measured by this version",
+        "a BPF program on the path takes the time",
+        "a clock tick finds a thread on a CPU in the code of a program that is not ours",
+        "programs that sleep; programs of kprobes set where the kernel cannot use ftrace; work "
+        "between two clock ticks",
         "list programs with bpftool prog and detach the one named for a test",
     ),
     "lock": About(

@@ -2,7 +2,8 @@
 
 A process is named when the wait itself leads to it: it answers the fanotify group
 the thread waits for, it woke the thread in its own context while giving up the lock,
-or it had the very CPU in whose queue the thread was. That a process was busy at the
+or it had the very CPU in whose queue the thread was. A module or a BPF program is named
+when the thread was in its code. That a process was busy at the
 same time is no evidence here.
 """
 
@@ -12,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from tracer.blame.charge import UNKNOWN, Charge, Culprit, charge_to
+from tracer.blame.charge import UNKNOWN, Charge, Culprit, Link, charge_to, through
 from tracer.blame.names import executable, name_of
 from tracer.blame.signatures import (
     WaitClass,
@@ -21,6 +22,8 @@ from tracer.blame.signatures import (
     classify,
     in_interrupt,
     is_frozen_filesystem,
+    module_of,
+    module_waiting,
     releases,
 )
 from tracer.model import HostCapture, Listener, ProcessKey, Side, Wait
@@ -32,13 +35,16 @@ class Finding:
 
     wait_class: WaitClass
     culprit: Culprit | None = None
+    via: Link | None = None
+    """What stands between the wait and the culprit."""
 
     @property
     def charge(self) -> Charge:
         """Return the charge of the wait's time; internal classes are unknown as causes."""
         if self.wait_class == "rpc" or self.wait_class == "idle":  # noqa: PLR1714 - narrows the type
             return UNKNOWN
-        return charge_to(self.wait_class, self.culprit)
+        charge = charge_to(self.wait_class, self.culprit)
+        return through(self.via, charge) if self.via else charge
 
 
 class Suspects:
@@ -58,6 +64,7 @@ class Suspects:
         """Return cause class and culprit of a wait."""
         key: tuple[object, ...] = (
             *(wait.kind, wait.stack, wait.waker, wait.waker_stack, wait.fanotify_group, side),
+            wait.owner,
             *self._frozen_by(wait, side),
         )
         found = self._findings.get(key)
@@ -77,6 +84,11 @@ class Suspects:
             return Finding("throttle")
         if wait.kind == "held":
             return Finding("packet-filter", self._decides(wait))
+        if wait.kind == "running":
+            return self._runs(wait)
+        module = module_waiting(wait.stack, side)
+        if module is not None:
+            return self._in_module(module, wait)
         wait_class = classify(wait.stack, side)
         if wait_class == "unknown" and wait.fanotify_group:
             wait_class = "fanotify"
@@ -90,6 +102,22 @@ class Suspects:
         elif wait_class == "upcall":
             key = self._daemon(wait.stack)
         return Finding(wait_class, self.process(key) if key else None)
+
+    def _runs(self, wait: Wait) -> Finding:
+        """Return whose code a thread was in on a CPU."""
+        kind, name, *_ = (*(wait.owner or "").split(" "), "")
+        if kind == "module":
+            return Finding("module", Culprit("module", name, self._capture.host))
+        if kind == "bpf":
+            return Finding("bpf", Culprit("bpf", name, self._capture.host))
+        return Finding("running")
+
+    def _in_module(self, module: str, wait: Wait) -> Finding:
+        """Return who is behind a module's wait: the process that answered it, or itself."""
+        answers = module in map(module_of, wait.waker_stack) and not in_interrupt(wait.waker_stack)
+        if wait.waker and answers:
+            return Finding("module", self.process(wait.waker), Link(module, None, "module"))
+        return Finding("module", Culprit("module", module, self._capture.host))
 
     def _frozen_by(self, wait: Wait, side: Side) -> tuple[ProcessKey, ...]:
         """Return who kept a filesystem frozen during a wait for that, nothing if unsure."""

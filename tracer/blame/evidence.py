@@ -47,6 +47,8 @@ class Direct:
     unread_us: int = 0
     on_threads: list[tuple[int, int]] = field(default_factory=list)
     packets: list[tuple[int, int]] = field(default_factory=list)
+    ran_us: int = 0
+    owners: set[str] = field(default_factory=set)
 
     def take(self, other: Direct) -> None:
         """Add what was seen of another culprit."""
@@ -63,6 +65,8 @@ class Direct:
         self.unread_us += other.unread_us
         self.on_threads += other.on_threads
         self.packets += other.packets
+        self.ran_us += other.ran_us
+        self.owners |= other.owners
 
 
 DirectWaits = dict[tuple[Culprit, str], Direct]
@@ -99,6 +103,9 @@ def direct_waits(hosts: Iterable[Host]) -> DirectWaits:
                 direct.operations[op.nfs_op or op.op] += span.total_us
                 if wait.waker_stack and wait.waker == finding.culprit.process:
                     direct.waker_stacks.add(wait.waker_stack)
+                if wait.owner:
+                    direct.owners.add(wait.owner)
+                    direct.ran_us += span.total_us
                 if wait.fanotify_group:
                     direct.groups.add(wait.fanotify_group)
                     direct.unread_us += min(wait.unread_us or 0, span.total_us)
@@ -177,6 +184,8 @@ def _waits_line(cause: str, direct: Direct) -> str:
             f"held {_times(len(direct.packets), 'packet')} of NFS until it decided on them: "
             f"{human_us(direct.total_us)} in all, the longest {human_us(direct.longest_us)}"
         )
+    if direct.ran_us > direct.total_us / 2:
+        return _ran_line(direct)
     what = "permission wait" if cause == "fanotify" else "wait"
     line = (
         f"{_times(direct.count, what)}, {human_us(direct.total_us)} in all, "
@@ -186,6 +195,15 @@ def _waits_line(cause: str, direct: Direct) -> str:
         line = f"answers fanotify group {', '.join(sorted(direct.groups))}: {line}"
     stack = max(direct.stacks, key=lambda one: direct.stacks[one], default=())
     return f"{line}, stack {stack_line(stack)}" if stack else line
+
+
+def _ran_line(direct: Direct) -> str:
+    """Return how long foreign code had a CPU inside operations, and from where."""
+    numbers = sorted({owner.split(" ")[2] for owner in direct.owners if owner.startswith("bpf ")})
+    which = f"program {', '.join(numbers)}: " if numbers else ""
+    line = f"{which}ran for {human_us(direct.ran_us)} on CPUs of NFS's threads"
+    stack = max(direct.stacks, key=lambda one: direct.stacks[one], default=())
+    return f"{line}, called from {stack_line(stack)}" if stack else line
 
 
 def _files_line(files: Counter[str]) -> str:

@@ -42,11 +42,6 @@ SIGNATURES: Final = (
     # From 6.6 every nfsd stack has svc_recv, so only the innermost frame tells idleness.
     Signature("idle", ("svc_recv", "svc_get_next_xprt", "svc_rqst_wait_for_work"), innermost=True),
     Signature("fanotify", ("fanotify_handle_event", "fanotify_get_response")),
-    # Function names of security products' modules (peers.md 4.4).
-    Signature(
-        "module",
-        ("cshook_*", "twnotify*", "tmhook_*", "symev_hook*", "core_pkt_filter*", "dsa_filter*"),
-    ),
     # percpu_rwsem is also used elsewhere in the kernel, but inside NFS operations it is
     # the writers' count of a filesystem.
     Signature(
@@ -279,6 +274,9 @@ _SCHEDULER: Final = re.compile(
     r"freezable_schedule\w*|traceiter_\w+|bpf_trace_\w+)$"
 )
 
+# As tracer/procfs/symbols.py writes functions of out-of-tree modules.
+_FOREIGN: Final = re.compile(r"\S+ \[(\S+)\]")
+
 # Frames that show the waker in an interrupt: whatever process it interrupted did nothing.
 _INTERRUPT: Final = re.compile(
     r"asm_common_interrupt|common_interrupt|asm_sysvec_\w+|sysvec_\w+|__do_softirq|"
@@ -370,6 +368,25 @@ def classify(stack: tuple[str, ...], side: Side) -> WaitClass:
             continue
         return row.wait_class
     return "unknown"
+
+
+def module_of(frame: str) -> str | None:
+    """Return the out-of-tree module that a frame's function is of, None for the kernel's own."""
+    match = _FOREIGN.fullmatch(frame)
+    return match[1] if match else None
+
+
+def module_waiting(stack: tuple[str, ...], side: Side) -> str | None:
+    """Return the out-of-tree module that waits in this stack for something of its own.
+
+    If what it has called waits for something known, as the function does that it may stand
+    in for, the module is not what is waited for.
+    """
+    for index, frame in enumerate(stack):
+        module = module_of(frame)
+        if module is not None:
+            return module if classify(stack[:index], side) == "unknown" else None
+    return None
 
 
 def in_interrupt(stack: tuple[str, ...]) -> bool:

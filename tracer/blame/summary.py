@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from tracer.blame.verdict import Blamed, VictimShare
 
 _SHOWN_VICTIMS: Final = 3
+_KINDS: Final[Mapping[str, str]] = {
+    "device": "disk",
+    "module": "kernel module",
+    "bpf": "BPF program",
+}
 # A culprit with less than this is said together with what stands beside it.
 _MOST: Final = 0.5
 
@@ -30,6 +35,8 @@ _DID: Final[Mapping[str, str]] = {
     "throttle": "it was used up",
     "grace": "it had been restarted, and clients had to tell it their state again",
     "delegation": "it had not given back its delegations",
+    "module": "its code was in their way",
+    "bpf": "its code ran in their way",
 }
 # What a host is to those who wait for it.
 _AS: Final[Mapping[str, str]] = {
@@ -77,8 +84,8 @@ def _who(blamed: Blamed) -> str:
     on = f" on {culprit.host}" if culprit.host else ""
     if culprit.kind == "setting":
         return f"{'Too few ' if blamed.cause == 'threads' else 'The '}{culprit.name}{on}"
-    if culprit.kind == "device":
-        return f"The disk {culprit.name}{on}"
+    if culprit.kind in _KINDS:
+        return f"The {_KINDS[culprit.kind]} {culprit.name}{on}"
     details = [f"pid {culprit.process.pid}"] if culprit.process else []
     if blamed.exe and "/" in blamed.exe:
         details.append(blamed.exe)

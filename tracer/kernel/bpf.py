@@ -14,6 +14,7 @@ import os
 import platform
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 _SYS_BPF: Final = {"x86_64": 321, "aarch64": 280, "s390x": 351, "ppc64le": 361}
@@ -24,6 +25,8 @@ MAP_UPDATE_ELEM: Final = 2
 MAP_DELETE_ELEM: Final = 3
 PROG_LOAD: Final = 5
 PROG_TEST_RUN: Final = 10
+PROG_GET_NEXT_ID: Final = 11
+PROG_GET_FD_BY_ID: Final = 13
 OBJ_GET_INFO_BY_FD: Final = 15
 RAW_TRACEPOINT_OPEN: Final = 17
 BTF_GET_FD_BY_ID: Final = 19
@@ -42,6 +45,8 @@ TRACE_ITER: Final = 28
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _LOG_BYTES: Final = 1 << 24
+_PROG_INFO_BYTES: Final = 216  # struct bpf_prog_info up to recursion_misses
+_MAX_FUNCTIONS: Final = 256  # BPF_MAX_SUBPROGS
 
 
 def _bpf(command: int, attr: bytearray) -> int:
@@ -134,12 +139,88 @@ def missed_runs(program_fd: int) -> int:
     It was preempted there. Counted since 9ed9e9ba2337 (v5.12); 0 before, when it ran all
     the same.
     """
-    info = bytearray(216)
+    info = bytearray(_PROG_INFO_BYTES)
+    _program_info(program_fd, info)
+    # recursion_misses
+    return int(struct.unpack_from("<Q", info, 208)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramCode:
+    """A loaded program: its name (its tag if it has none) and ``(address, bytes)`` of each
+    function's machine code, the main one first; none where addresses are kept secret.
+    """
+
+    name: str
+    functions: tuple[tuple[int, int], ...]
+
+
+def program_id(program_fd: int) -> int:
+    """Return the id of a program that is loaded."""
+    info = bytearray(_PROG_INFO_BYTES)
+    _program_info(program_fd, info)
+    return int(struct.unpack_from("<I", info, 4)[0])
+
+
+def program_ids(after: int = 0) -> Iterator[int]:
+    """Yield the ids of all programs on this host above one; nothing without the right to."""
+    while True:
+        attr = bytearray(16)
+        struct.pack_into("<I", attr, 0, after)
+        try:
+            _bpf(PROG_GET_NEXT_ID, attr)
+        except OSError:  # ENOENT: there is no further one
+            return
+        after = struct.unpack_from("<I", attr, 4)[0]
+        yield after
+
+
+def program_exists(identifier: int) -> bool:
+    """Return whether there is a program of this id."""
+    fd = _program_fd(identifier)
+    if fd is not None:
+        os.close(fd)
+    return fd is not None
+
+
+def program_code(identifier: int) -> ProgramCode | None:
+    """Return a program's name and where its machine code lies; None if it is gone."""
+    fd = _program_fd(identifier)
+    if fd is None:
+        return None
+    info = bytearray(_PROG_INFO_BYTES)
+    addresses, lengths = bytearray(8 * _MAX_FUNCTIONS), bytearray(4 * _MAX_FUNCTIONS)
+    struct.pack_into("<II", info, 104, _MAX_FUNCTIONS, _MAX_FUNCTIONS)
+    struct.pack_into("<QQ", info, 112, _address(addresses), _address(lengths))
+    try:
+        _program_info(fd, info)
+    finally:
+        os.close(fd)
+    # tag, name, nr_jited_ksyms, nr_jited_func_lens
+    name = info[64:80].split(b"\0", 1)[0].decode(errors="replace") or info[8:16].hex()
+    count = min(*struct.unpack_from("<II", info, 104), _MAX_FUNCTIONS)
+    functions = zip(
+        struct.unpack_from(f"<{count}Q", addresses),
+        struct.unpack_from(f"<{count}I", lengths),
+        strict=True,
+    )
+    return ProgramCode(name, tuple(one for one in functions if all(one)))
+
+
+def _program_fd(identifier: int) -> int | None:
+    attr = bytearray(16)
+    struct.pack_into("<I", attr, 0, identifier)
+    try:
+        return _bpf(PROG_GET_FD_BY_ID, attr)
+    except OSError:
+        return None
+
+
+def _program_info(program_fd: int, info: bytearray) -> None:
+    """Fill in struct bpf_prog_info."""
     attr = bytearray(16)
     struct.pack_into("<IIQ", attr, 0, program_fd, len(info), _address(info))
     _bpf(OBJ_GET_INFO_BY_FD, attr)
-    # struct bpf_prog_info.recursion_misses
-    return int(struct.unpack_from("<Q", info, 208)[0])
 
 
 def attach_raw_tracepoint(program_fd: int, name: str | None) -> int:

@@ -46,22 +46,33 @@ class Samples:
         return texts
 
 
-class Exported:
-    """The filesystems that nfsd exports."""
+class Texts:
+    """Several texts that only together make sense."""
 
-    def __init__(self, paths: Sequence[str] = _EXPORTS) -> None:
+    def __init__(self, paths: Sequence[str]) -> None:
         self._fds = [_opened(path) for path in paths]
 
-    def devices(self) -> frozenset[int] | None:
-        """Return the dev_t of each now; None on a host without nfsd, or if it cannot be told."""
+    def read(self) -> tuple[bytes, ...] | None:
+        """Return them as they are now, in order; None if one of them cannot be read."""
         fds = [fd for fd in self._fds if fd is not None]
         if len(fds) < len(self._fds):
             return None
         try:
-            exports, mounts = map(whole, fds)
+            return tuple(map(whole, fds))
         except OSError:
             return None
-        return exported_devices(exports, mounts)
+
+
+class Exported:
+    """The filesystems that nfsd exports."""
+
+    def __init__(self, paths: Sequence[str] = _EXPORTS) -> None:
+        self._texts = Texts(paths)
+
+    def devices(self) -> frozenset[int] | None:
+        """Return the dev_t of each now; None on a host without nfsd, or if it cannot be told."""
+        texts = self._texts.read()
+        return None if texts is None else exported_devices(*texts)
 
 
 class Message(NamedTuple):

@@ -10,10 +10,11 @@ import io
 import re
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
+from tracer.procfs.modules import Module, out_of_tree
 from tracer.rows.text import decoded
 
 _SUFFIX: Final = re.compile(r"(\.(isra|constprop|part|cold|llvm|lto_priv)(\.\d+)?)+$")
@@ -34,7 +35,8 @@ class SymbolTable:
     Names stay where they are in the text: 100 000 Python strings would be 8 MB more.
     """
 
-    def __init__(self, kallsyms: bytes) -> None:
+    def __init__(self, kallsyms: bytes, foreign: Collection[Module] = ()) -> None:
+        """``foreign``: modules whose functions' names are to say so: "function [module]"."""
         addresses = array("Q")
         names = array("I")  # where in `kallsyms` the name begins
         offset = 0
@@ -48,6 +50,7 @@ class SymbolTable:
         self._addresses = array("Q", (addresses[index] for index in order))
         self._names = array("I", (names[index] for index in order))
         self._text = kallsyms
+        self._foreign = foreign
 
     def __len__(self) -> int:
         return len(self._addresses)
@@ -61,7 +64,11 @@ class SymbolTable:
         while index and self._addresses[index - 1] == self._addresses[index]:
             index -= 1
         start = self._names[index]
-        return decoded(self._text[start : start + _LONGEST].split(None, 1)[0])
+        name = decoded(self._text[start : start + _LONGEST].split(None, 1)[0])
+        for module in self._foreign:
+            if module.begin <= address < module.end:
+                return f"{_SUFFIX.sub('', name)} [{module.name}]"
+        return name
 
 
 class KernelSymbols:
@@ -78,13 +85,15 @@ class KernelSymbols:
 
     def refresh(self) -> None:
         """Read kallsyms again if modules were loaded since. Unreadable: addresses stay hex."""
+        text = _read(self._root / "modules")
         modules = frozenset(
             (fields[0], fields[5])
-            for fields in (line.split() for line in _read(self._root / "modules").splitlines())
+            for fields in (line.split() for line in text.splitlines())
             if len(fields) >= 6
         )
         if self._modules is None or not modules <= self._modules:
-            self._table = SymbolTable(_read(self._root / "kallsyms"))
+            foreign = out_of_tree(text, _read(self._root / "filesystems"))
+            self._table = SymbolTable(_read(self._root / "kallsyms"), foreign)
         self._modules = modules
 
     def frames(self, addresses: Sequence[int], *, asleep: bool) -> tuple[str, ...]:

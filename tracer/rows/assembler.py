@@ -67,7 +67,7 @@ _LISTENERS: Final = layout(ctypes.c_uint64, ListenerRec)
 _HOLDERS: Final = layout(HolderRec)
 
 # These define what others of the same interval refer to, so they are read first.
-_DEFINITIONS: Final = (wire.NAMES, wire.STACKS, wire.PROCS)
+_DEFINITIONS: Final = (wire.NAMES, wire.OWNERS, wire.STACKS, wire.PROCS)
 # Listeners come last: they show how many operations wait for each.
 _LAST: Final = (wire.LISTENERS, wire.MARKS)
 
@@ -154,6 +154,7 @@ class _Memory:
         self.listeners_written: dict[Listener, Row] = {}
         self.reading: samples.Reading | None = None
         self._names: dict[int, str] = {}
+        self._owners: dict[int, str] = {}  # of foreign code, by where it begins
         self._places: dict[tuple[int, int, int], Place] = {}  # of this interval
         self.look = Lookups(
             name=self._names.get,
@@ -162,6 +163,7 @@ class _Memory:
             device=self.disks.device,
             disk=self.disks.below,
             comm=self.processes.comm,
+            owner=self._owners.get,
         )
         if "client" in hello["sides"]:
             self.new_interval(self.end_ns)
@@ -212,9 +214,9 @@ class _Memory:
                     kthread=bool(kthread),
                 )
                 self.processes.learn(tgid, start_ns, noted)
-        elif kind == wire.NAMES:
-            names = json.loads(payload).items()
-            self._names.update((int(key), clean(name)) for key, name in names)
+        elif kind in (wire.NAMES, wire.OWNERS):
+            known = self._names if kind == wire.NAMES else self._owners
+            known.update((int(key), clean(name)) for key, name in json.loads(payload).items())
         else:
             self.symbols.refresh()
             for key, addresses in json.loads(payload).items():

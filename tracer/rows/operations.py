@@ -25,6 +25,7 @@ from tracer.records import (
     SIDE_SERVER,
     SIDES,
     WAIT_KINDS,
+    WAIT_RUNNING,
     OpRec,
     ProcId,
     RpcRec,
@@ -55,6 +56,8 @@ class Lookups:
     """Kernel's dev_t -> name of the disk below it."""
     comm: Callable[[int, int], str | None]
     """(pid, start_ns) -> name of the process's main thread."""
+    owner: Callable[[int], str | None]
+    """Where foreign code begins -> whose it is."""
 
 
 def op_name(op: int, look: Lookups) -> str | None:
@@ -160,7 +163,6 @@ def wait_rows(rec: OpRec, now_ns: int, ts_us: int, look: Lookups) -> list[Row]:
         same
         | waker(wait.waker, wait.waker_stack, look)
         | {
-            "kind": WAIT_KINDS.get(wait.kind, BLOCKED),
             "in_flight": False,
             "count": wait.count,
             "total_us": wait.total_ns // 1000,
@@ -168,9 +170,8 @@ def wait_rows(rec: OpRec, now_ns: int, ts_us: int, look: Lookups) -> list[Row]:
             "first_mono_us": wait.first_ns // 1000,
             "last_mono_us": wait.last_ns // 1000,
             "stack_id": look.stack(wait.stack),
-            "fanotify_group": group_name(wait.group),
-            "unread_us": wait.unread_ns // 1000 if wait.group else None,
         }
+        | of_kind(wait.kind, wait.group, wait.unread_ns, look)
         for wait in _ended_waits(rec)
     ]
     if _in_flight(rec) and rec.off_ns:
@@ -190,6 +191,17 @@ def _ended_waits(rec: OpRec) -> Iterator[WaitRec]:
             wait.max_ns = min(wait.max_ns, wait.total_ns)
             wait.first_ns = since_ns
         yield wait
+
+
+def of_kind(kind: int, group: int, unread_ns: int, look: Lookups) -> Row:
+    """Return the columns that say what kind of wait it was, and for or in what."""
+    if kind == WAIT_RUNNING:
+        return {"kind": WAIT_KINDS[kind], "owner": look.owner(group)}
+    return {
+        "kind": WAIT_KINDS.get(kind, BLOCKED),
+        "fanotify_group": group_name(group),
+        "unread_us": unread_ns // 1000 if group else None,
+    }
 
 
 def waker(proc: ProcId, stack: int, look: Lookups) -> Row:

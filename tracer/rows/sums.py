@@ -10,14 +10,13 @@ from tracer.records import (
     LAYERS,
     SIDE_CLIENT,
     SIDES,
-    WAIT_KINDS,
     CountKey,
     LatencyKey,
     LatencyVal,
     WaitKey,
     WaitVal,
 )
-from tracer.rows.operations import BLOCKED, UNKNOWN_OP, Lookups, Row, group_name, op_name
+from tracer.rows.operations import UNKNOWN_OP, Lookups, Row, of_kind, op_name
 from tracer.rows.packed import BadFrame, layout, tuples
 from tracer.rows.text import address
 
@@ -65,7 +64,6 @@ def wait_sum_rows(payload: bytes, now_ns: int, ts_us: int, look: Lookups) -> lis
                 "ts": ts_us,
                 "side": SIDES.get(side, SIDES[SIDE_CLIENT]),
                 "op": op_name(op, look),
-                "kind": WAIT_KINDS.get(kind, BLOCKED),
                 "in_flight": False,
                 "count": count,
                 "total_us": total // 1000,
@@ -75,9 +73,8 @@ def wait_sum_rows(payload: bytes, now_ns: int, ts_us: int, look: Lookups) -> lis
                 "waker_pid": tgid or None,
                 "waker_start_us": start_ns // 1000 if tgid else None,
                 "waker_stack_id": look.stack(waker_stack),
-                "fanotify_group": group_name(group),
-                "unread_us": unread // 1000 if group else None,
             }
+            | of_kind(kind, group, unread, look)
         )
     return rows
 

@@ -269,6 +269,7 @@ def _wait(row: Mapping[str, Any], keys: _Keys, stacks: _Stacks) -> Wait:
         waker_stack=stacks(row["waker_stack_id"]),
         fanotify_group=row["fanotify_group"],
         unread_us=row["unread_us"],
+        owner=row["owner"],
     )
 
 

@@ -1,0 +1,133 @@
+"""Tells the BPF programs where code lies that is not the kernel's own.
+
+That of out-of-tree modules, and of BPF programs that are not ours. As long as there is
+any, what threads of operations do on a CPU is sampled; without it that costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from tracer.kernel import bpf
+from tracer.procfs.held_open import Texts
+from tracer.procfs.modules import out_of_tree
+
+PROGRAM: Final = "on_hrtimer_expire_entry"
+_EVENT: Final = "hrtimer_expire_entry"
+_ADDRESS_BITS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """Code between two addresses; ``owner`` is where its owner's code begins."""
+
+    begin: int
+    end: int
+    owner: int
+
+
+def prefixes(begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the fewest ``(address, leading bits)`` that cover ``begin``..``end`` exactly."""
+    while begin < end:
+        length = begin & -begin or 1 << _ADDRESS_BITS
+        while length > end - begin:
+            length >>= 1
+        yield begin, _ADDRESS_BITS - (length.bit_length() - 1)
+        begin += length
+
+
+class ForeignCode:
+    """Foreign code of this host, as it comes and goes."""
+
+    def __init__(self, trie_fd: int, program_fd: int | None, own: Iterable[int]) -> None:
+        """Take the trie to fill, the program that samples, and the ids of our programs."""
+        self._trie = trie_fd
+        self._program = program_fd
+        self._link: int | None = None
+        self._own = frozenset(own)
+        self._texts = Texts(("/proc/modules", "/proc/filesystems"))
+        self._read: tuple[bytes, ...] = ()
+        self._newest = 0  # id of a BPF program
+        self._modules: dict[str, Owned] = {}
+        self._programs: dict[int, list[Owned]] = {}
+        # Whether the trie had no room for some.
+        self.is_full = False
+
+    def follow(self) -> dict[int, str]:
+        """Take in what came and went; return owner -> "module NAME" or "bpf NAME ID" of new ones.
+
+        A lack of rights to read either leaves it out.
+        """
+        found = {**self._new_modules(), **self._new_programs()}
+        self._sample(bool(self._modules or self._programs))
+        return found
+
+    def close(self) -> None:
+        """Sample no more."""
+        self._sample(False)
+
+    def _sample(self, wanted: bool) -> None:
+        if wanted and self._link is None and self._program is not None:
+            try:
+                self._link = bpf.attach_raw_tracepoint(self._program, _EVENT)
+            except OSError:  # the plan's own attempt has told why
+                self._program = None
+        elif not wanted and self._link is not None:
+            os.close(self._link)
+            self._link = None
+
+    def _new_modules(self) -> dict[int, str]:
+        texts = self._texts.read()
+        if texts is None or texts == self._read:
+            return {}
+        self._read = texts
+        there = {
+            one.name: Owned(one.begin, one.end, one.begin)
+            for one in out_of_tree(*texts)
+            if one.begin
+        }
+        for name, owned in self._modules.items():
+            if there.get(name) != owned:
+                self._forget(owned)
+        new = {name: owned for name, owned in there.items() if self._modules.get(name) != owned}
+        for owned in new.values():
+            self._note(owned)
+        self._modules = there
+        return {owned.owner: f"module {name}" for name, owned in new.items()}
+
+    def _new_programs(self) -> dict[int, str]:
+        for identifier in [one for one in self._programs if not bpf.program_exists(one)]:
+            for owned in self._programs.pop(identifier):
+                self._forget(owned)
+        found: dict[int, str] = {}
+        for identifier in bpf.program_ids(self._newest):
+            self._newest = identifier
+            code = None if identifier in self._own else bpf.program_code(identifier)
+            if code is None or not code.functions:
+                continue
+            owner = code.functions[0][0]
+            parts = [Owned(begin, begin + length, owner) for begin, length in code.functions]
+            self._programs[identifier] = parts
+            for part in parts:
+                self._note(part)
+            found[owner] = f"bpf {code.name} {identifier}"
+        return found
+
+    def _note(self, owned: Owned) -> None:
+        for address, bits in prefixes(owned.begin, owned.end):
+            try:
+                bpf.update(self._trie, _key(address, bits), owned.owner.to_bytes(8, "little"))
+            except OSError:
+                self.is_full = True
+                return
+
+    def _forget(self, owned: Owned) -> None:
+        for address, bits in prefixes(owned.begin, owned.end):
+            bpf.delete(self._trie, _key(address, bits))
+
+
+def _key(address: int, bits: int) -> bytes:
+    return bits.to_bytes(4, "little") + address.to_bytes(8, "big")
