@@ -44,9 +44,13 @@ def test_slow_if_a_request_took_much_of_the_wait_or_it_was_never_without(
 
 
 def test_many_short_waits_are_no_long_one() -> None:
-    quick = devices(vdb=[(20, 20)])
-    assert quick.behind("vdb", "vdb", span(10, 11)) is None
-    assert quick.behind("vdb", "vdb", span(10, 11, count=50)) == "vdb"
+    slow = devices(vdb=[(20, 60)])
+    assert slow.behind("vdb", "vdb", span(10, 11)) is None
+    assert slow.behind("vdb", "vdb", span(10, 11, count=50)) == "vdb"
+
+
+def test_what_a_healthy_disk_takes_is_not_slow() -> None:
+    assert devices(vdb=[(20, 40)]).behind("vdb", "vdb", span(10, 10.2)) is None
 
 
 def test_at_another_time_it_was_quick() -> None:

@@ -14,6 +14,8 @@ from tracer.model import HostCapture, Sample
 # A wait is for requests one after the other: a device is behind it if one took this part of it,
 # or if it was never without.
 _PART_OF_WAIT: Final = 1 / 8
+# Shorter ones a healthy disk has as well, if it has several to do.
+_SLOW_US: Final = 50_000
 _BUSY: Final = 0.9
 # A volume has all that is asked of the disk below it; the disk is as busy if it is the slow one.
 _AS_BUSY: Final = 0.5
@@ -62,7 +64,10 @@ class Devices:
     def _is_slow(self, device: str, start: int, end: int, wait_us: float) -> bool:
         seen = self._during(device, start, end)
         slowest = max((one.await_us for one, _ in seen), default=0.0)
-        return slowest > wait_us * _PART_OF_WAIT or self._busy(device, start, end) >= _BUSY
+        return (
+            slowest > max(wait_us * _PART_OF_WAIT, _SLOW_US)
+            or self._busy(device, start, end) >= _BUSY
+        )
 
     def _busy(self, device: str, start: int, end: int) -> float:
         """Return how busy a device was on average, 0 if that is not known."""

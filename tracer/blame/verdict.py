@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from tracer.blame.accounts import Account, Blame, Programs, accounts
-from tracer.blame.catalogue import product_of
+from tracer.blame.catalogue import product_of, product_of_module
 from tracer.blame.causes import ABOUT
 from tracer.blame.charge import Culprit, Link
 from tracer.blame.cleared import MIN_SHARE, Cleared, cleared, figures
@@ -33,6 +33,8 @@ _NOISE_SHARES: Final[Mapping[str, float]] = {
     "disk": 0.05,
     "network": 0.5,
 }
+# A device has slow moments, too, and no one else is behind them.
+_DEVICE_SHARE: Final = 0.25
 
 # Links from an operation to a process that it waits for without waiting to be woken by it: the
 # disk stands between.
@@ -148,7 +150,11 @@ def _capture_of(culprit: Culprit, captures: Iterable[HostCapture]) -> HostCaptur
 
 def _least_us(key: Blame, total_us: int) -> float:
     """Return the stall time from which on a culprit is worth naming."""
-    return max(_NOISE_SHARES.get(key[1], _NOISE_SHARE) * total_us, _NOISE_US)
+    culprit, cause = key
+    share = _NOISE_SHARES.get(cause, _NOISE_SHARE)
+    if culprit.kind == "device":
+        share = _DEVICE_SHARE
+    return max(share * total_us, _NOISE_US)
 
 
 def _blamed(
@@ -189,10 +195,16 @@ def _blamed(
         evidence=(*lines(capture, culprit, cause, direct), *beside),
         exe=exe,
         start_time=process.start_time if process else None,
-        product=product_of(culprit.name, exe) if culprit.kind == "process" else None,
+        product=_product(culprit, exe),
         process=process,
         works_for=works_for(culprit.name, stacks) if process and process.kthread else None,
     )
+
+
+def _product(culprit: Culprit, exe: str | None) -> str | None:
+    if culprit.kind == "process":
+        return product_of(culprit.name, exe)
+    return product_of_module(culprit.name) if culprit.kind == "module" else None
 
 
 def _direct_us(culprit: Culprit, cause: str, account: Account, direct: Direct | None) -> int:
