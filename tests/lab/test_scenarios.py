@@ -15,12 +15,14 @@ from conftest import run_lab
 @pytest.mark.parametrize(
     "scenario",
     [
+        "bpf-burn",
         "client-agent",
         "reads-held",
         "cpu-realtime",
         "cpu-bystander",
         "frozen",
         "inode-lock",
+        "module-sleep",
         "delegation-held",
         "disk-read",
         "disk-slow",

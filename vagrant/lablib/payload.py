@@ -57,7 +57,7 @@ def add_helpers(folder: Path, source: Path) -> None:
             break
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
-        if path.suffix == ".c":
+        if path.suffix == ".c" and not of_kernel(path):
             compile_static(path, target.with_suffix(""))
 
 
@@ -77,6 +77,11 @@ def beside(source: Path) -> list[Path]:
 def is_helper(path: Path) -> bool:
     """Whether the file can go along."""
     return path.is_file() and os.access(path, os.R_OK) and path.stat().st_size <= FILE_LIMIT
+
+
+def of_kernel(source: Path) -> bool:
+    """Whether it is of a kernel module, which a scenario makes in a guest that has headers."""
+    return any((source.parent / name).exists() for name in ("Kbuild", "Makefile"))
 
 
 def compile_static(source: Path, program: Path) -> None:
