@@ -184,13 +184,18 @@ struct wait_val {
 	u64 unread_ns;
 };
 
-/* A disk's time that went to a process, in a slot of time. Value: latency_val. */
-#define DISK_SLOT_SHIFT 26 /* 67 ms: short beside an operation that is slow */
-struct disk_key {
-	u64 slot; /* of CLOCK_MONOTONIC: ns >> DISK_SLOT_SHIFT */
+/*
+ * What a process had of a disk (its time) or of a filesystem's journal (blocks), in a slot of
+ * time. Value: latency_val.
+ */
+#define USE_DISK 1
+#define USE_JOURNAL 2
+#define USE_SLOT_SHIFT 26 /* 67 ms: short beside an operation that is slow */
+struct use_key {
+	u64 slot; /* of CLOCK_MONOTONIC: ns >> USE_SLOT_SHIFT */
 	struct proc_id proc;
 	u32 dev;
-	u32 pad;
+	u32 kind;
 };
 
 /* Things that happened, counted by interval. Value: u64. */
@@ -269,7 +274,7 @@ enum loss {
 	LOSS_READ,	      /* kernel memory could not be read */
 	LOSS_PACKETS_FULL,    /* map of packets that are held full */
 	LOSS_EXIT,	      /* end of a client's call was not seen */
-	LOSS_DISKS_FULL,      /* map of who uses the disks full */
+	LOSS_USES_FULL,	      /* map of who uses disks and journals full */
 	LOSS_MAX,
 };
 

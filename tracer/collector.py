@@ -36,7 +36,6 @@ from tracer.records import (
     WAIT_BLOCKED,
     WAIT_HELD,
     CountKey,
-    DiskKey,
     HeldRec,
     HolderRec,
     LatencyKey,
@@ -46,6 +45,7 @@ from tracer.records import (
     ProcId,
     ProcRec,
     RpcRec,
+    UseKey,
     WaitKey,
     WaitRec,
     WaitVal,
@@ -111,7 +111,7 @@ _PAIRS: Final = (
     _Pair(wire.LATENCY, "latency", LatencyKey, LatencyVal),
     _Pair(wire.WAITS, "waits", WaitKey, WaitVal),
     _Pair(wire.COUNTS, "counts", CountKey, ctypes.c_uint64),
-    _Pair(wire.DISKS, "disk_use", DiskKey, LatencyVal, of_servers=True),
+    _Pair(wire.USES, "uses", UseKey, LatencyVal, of_servers=True),
 )
 
 
@@ -258,7 +258,7 @@ class Collector:
         parts: list[bytes] = []
         for key, value in reader.read(delete=True):
             parts += (key, value)
-            if kind != wire.DISKS:
+            if kind != wire.USES:
                 seen.names.add(_U64.unpack_from(key)[0])
             if kind == wire.COUNTS:
                 continue

@@ -161,6 +161,18 @@ class DiskUse:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalUse:
+    """Blocks of a journal that a process filled, see schema.JOURNAL_USE."""
+
+    process: ProcessKey
+    device: str
+    begin_mono_us: int
+    end_mono_us: int
+    handles: int
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True)
 class Syncs:
     """How often a process of a server called fsync on an exported filesystem in an interval."""
 
@@ -258,6 +270,7 @@ class HostCapture:
     listeners: Sequence[Listener] = ()
     holders: Sequence[Holder] = ()
     disk_use: Sequence[DiskUse] = ()
+    journal_use: Sequence[JournalUse] = ()
     syncs: Sequence[Syncs] = ()
     latency: Sequence[LatencyRow] = ()
     answered: Sequence[tuple[int, int, int]] = ()

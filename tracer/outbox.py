@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from tracer import wire
 from tracer.losses import OUTBOX_FULL
-from tracer.records import CountKey, DiskKey, LatencyKey, OpRec, RpcRec, WaitKey
+from tracer.records import CountKey, LatencyKey, OpRec, RpcRec, UseKey, WaitKey
 
 # Finished operations kept while the writer hangs; about 40,000 of them.
 BOUND_BYTES: Final = 32 << 20
@@ -35,7 +35,7 @@ class _Sums(NamedTuple):
 
 _SUMS: Final = {
     wire.LATENCY: _Sums(ctypes.sizeof(LatencyKey), struct.Struct("<3Q"), 2),
-    wire.DISKS: _Sums(ctypes.sizeof(DiskKey), struct.Struct("<3Q"), 2),
+    wire.USES: _Sums(ctypes.sizeof(UseKey), struct.Struct("<3Q"), 2),
     wire.WAITS: _Sums(ctypes.sizeof(WaitKey), struct.Struct("<4Q"), 2),
     wire.COUNTS: _Sums(ctypes.sizeof(CountKey), struct.Struct("<Q"), None),
 }

@@ -278,6 +278,13 @@ TABLE: Final = (
         "whom the disks work for",
         module="vmlinux",
     ),
+    _tp(
+        "jbd2_handle_stats",
+        "server",
+        "a process has changed a filesystem that keeps a journal",
+        "who filled what a journal commits",
+        module="jbd2",
+    ),
     _tp("svc_process", "server", "begin of a server operation", "the server", required=True),
     _tp("svc_send", "server", "end of a server operation", "the server", required=True),
     _tp("svc_drop", "server", "a request is dropped or deferred", "when it was dropped"),

@@ -33,7 +33,9 @@ OP_DROPPED: Final = 4
 RPC_ENDED: Final = 8
 OP_KERNEL: Final = 16
 
-DISK_SLOT_SHIFT: Final = 26
+USE_DISK: Final = 1
+USE_JOURNAL: Final = 2
+USE_SLOT_SHIFT: Final = 26
 
 NAME_PARTS: Final = 4
 NAME_PART_LEN: Final = 40
@@ -50,7 +52,7 @@ MAP_SIZES: Final = {
     "MAX_HELD": 4096,
     "MAX_BIOS": 8192,
     "MAX_DIRTIERS": 4096,
-    "MAX_DISK_KEYS": 4096,
+    "MAX_USES": 4096,
     "MAX_FOREIGN": 16384,
     "RING_PAGES": 256,
     "PEEK_BYTES": 256,
@@ -244,10 +246,10 @@ class CountKey(ctypes.Structure):
     ]
 
 
-class DiskKey(ctypes.Structure):
-    """Key of the interval maps of whom the disks work for; the value is a LatencyVal."""
+class UseKey(ctypes.Structure):
+    """Key of the interval maps of who uses disks and journals; the value is a LatencyVal."""
 
-    _fields_ = [("slot", _u64), ("proc", ProcId), ("dev", _u32), ("pad", _u32)]
+    _fields_ = [("slot", _u64), ("proc", ProcId), ("dev", _u32), ("kind", _u32)]
 
 
 class ProcRec(ctypes.Structure):

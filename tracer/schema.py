@@ -275,6 +275,22 @@ DISK_USE = Table(
     ),
 )
 
+JOURNAL_USE = Table(
+    "journal_use",
+    "Who filled the journals of a server's filesystems (ext4), by interval: what has changed is "
+    "written to the journal, and whoever wants to be sure of his own change waits for all of it.",
+    (
+        _TS,
+        _c("device", "string", "the filesystem's block device", "vdb"),
+        _c("pid", "int64", "who made the changes", "402"),
+        _c("start_us", "int64", "its start", "3100000"),
+        _c("begin_mono_us", "int64", "they were made from here", "73120000"),
+        _c("end_mono_us", "int64", "to here", "74119312"),
+        _c("handles", "int64", "how many", "52"),
+        _c("blocks", "int64", "blocks of metadata that they changed", "410"),
+    ),
+)
+
 SAMPLES = Table(
     "samples",
     "Figures of the host beside the stalls, one value per row.",
@@ -323,6 +339,7 @@ TABLES: Final[tuple[Table, ...]] = (
     LISTENERS,
     HOLDERS,
     DISK_USE,
+    JOURNAL_USE,
     SAMPLES,
     EVENTS,
     PROBES,

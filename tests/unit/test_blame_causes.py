@@ -26,10 +26,22 @@ from blame_cases import (
 )
 
 from tracer.blame import analyse
-from tracer.model import Count, DiskUse, Event, Holder, Probe, Process, ProcessKey, Sample, Syncs
+from tracer.model import (
+    Count,
+    DiskUse,
+    Event,
+    Holder,
+    JournalUse,
+    Probe,
+    Process,
+    ProcessKey,
+    Sample,
+    Syncs,
+)
 
 OTHER = ProcessKey(500, 9_000_000)
 HOG = ProcessKey(600, 9_500_000)
+NFSD = ProcessKey(2, 100_000)
 
 
 def starved(first, last, by=HOG, **changes):
@@ -260,13 +272,54 @@ class TestSlowDisk:
         waits = [served(10, 20, wait(10, 20, self.stack, count=4))]
         assert named(self.analysis(syncs=asked, more=waits)) == []
 
+    def fill(self, process, blocks, begin=10, end=20):
+        return JournalUse(process, "dm-0", us(begin), us(end), 5, blocks)
+
+    def test_who_filled_its_journal_is_named_instead(self):
+        fills = [self.fill(HOG, 800), self.fill(NFSD, 200)]
+        rows = processes(self.user, self.thread, Process(NFSD, comm="nfsd", kthread=True))
+        verdict = self.analysis(journal_use=fills, processes=rows).verdict
+        (first,) = verdict.culprits
+        assert (first.culprit.name, first.cause) == ("scand", "journal")
+        assert first.share == pytest.approx(0.8)
+        assert [item.link.name for item in first.chain] == ["journal of dm-0", "scand"]
+        assert "filled 800 blocks of the journal of dm-0, in 5 changes" in first.evidence
+
+    def test_who_filled_it_and_had_the_disk_work_is_named_once(self):
+        fills = [self.fill(HOG, 800), self.fill(NFSD, 200)]
+        rows = processes(self.user, self.thread, Process(NFSD, comm="nfsd", kthread=True))
+        both = self.analysis(self.use(HOG, 2), journal_use=fills, processes=rows)
+        (first,) = both.verdict.culprits
+        assert (first.cause, first.operations) == ("journal", 1)
+        assert first.share == pytest.approx(0.2 + 0.8 * 0.8)
+        assert "vdb worked 2 s for it, on 900 requests" in first.evidence
+        assert both.causes["disk"] == us(2)
+
+    @pytest.mark.parametrize(
+        "fills",
+        [
+            pytest.param([(HOG, 200, 10, 20), (NFSD, 800, 10, 20)], id="most is nfsd's"),
+            pytest.param([(OTHER, 800, 10, 20), (NFSD, 200, 10, 20)], id="kernel thread's"),
+        ],
+    )
+    def test_nobody_is_named_if_not_most_of_its_journal_is_a_processes(self, fills):
+        rows = processes(self.user, self.thread, Process(NFSD, comm="nfsd", kthread=True))
+        uses = [self.fill(*one) for one in fills]
+        assert named(self.analysis(journal_use=uses, processes=rows)) == []
+
+    def test_what_was_filled_long_before_is_committed_by_now(self):
+        rows = processes(self.user, self.thread, Process(NFSD, comm="nfsd", kthread=True))
+        before = [self.fill(HOG, 800, -10, 0)]
+        verdict = self.analysis(journal_use=before, processes=rows).verdict
+        assert [one.culprit.name for one in verdict.culprits] == ["dm-0"]
+
     def test_is_named_if_others_use_it_little(self):
         verdict = self.analysis(self.use(HOG, 0.8)).verdict
         assert [one.culprit.name for one in verdict.culprits] == ["dm-0", "scand"]
 
     def test_is_not_named_if_it_is_not_known_who_uses_it(self):
         assert named(self.analysis(disk=None)) == []
-        assert named(self.analysis(losses={"disks_full": 1})) == []
+        assert named(self.analysis(losses={"uses_full": 1})) == []
         lacking = Probe("on_block_rq_complete", "", False, None, "no such tracepoint", None)
         assert named(self.analysis(probes=[lacking])) == []
 

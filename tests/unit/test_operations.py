@@ -17,16 +17,18 @@ from tracer.records import (
     OP_IN_FLIGHT,
     SIDE_CLIENT,
     SIDE_SERVER,
+    USE_DISK,
+    USE_JOURNAL,
     CountKey,
-    DiskKey,
     LatencyVal,
     OpRec,
     RpcRec,
+    UseKey,
 )
-from tracer.rows.disks import SLOT_NS, disk_rows
 from tracer.rows.operations import Lookups, Row, file_name, operation_row, rpc_row, wait_rows
 from tracer.rows.packed import BadFrame
 from tracer.rows.sums import count_rows
+from tracer.rows.uses import SLOT_NS, disk_rows, journal_rows
 
 NOW = 1010 * S
 LOOK = Lookups(
@@ -340,7 +342,7 @@ def test_what_happened_is_counted_by_kind() -> None:
 
 
 def disk_use(slot: int, busy_ns: int, longest_ns: int, pid: int = 811) -> bytes:
-    key = DiskKey(slot=slot, proc=proc(pid), dev=44)
+    key = UseKey(slot=slot, proc=proc(pid), dev=44, kind=USE_DISK)
     return bytes(key) + bytes(LatencyVal(3, busy_ns, longest_ns))
 
 
@@ -363,6 +365,21 @@ def test_many_who_had_a_disk_for_a_moment_stand_together() -> None:
     assert (row["pid"], row["start_us"], row["requests"]) == (None, None, 12)
     assert row["busy_us"] == 4 * (SLOT_NS // 40) // 1000
     assert row["end_mono_us"] == 16 * SLOT_NS // 1000
+
+
+def journal_use(slot: int, blocks: int, pid: int = 811) -> bytes:
+    key = UseKey(slot=slot, proc=proc(pid), dev=44, kind=USE_JOURNAL)
+    return bytes(key) + bytes(LatencyVal(2, blocks, blocks))
+
+
+def test_who_filled_a_journal_has_one_row_an_interval() -> None:
+    frame = disk_use(15, SLOT_NS, 1) + journal_use(15, 10) + journal_use(17, 5)
+    ours, other = journal_rows(frame + journal_use(16, 1, pid=9), 5, LOOK)
+    assert (ours["device"], ours["pid"], ours["handles"], ours["blocks"]) == ("dm-0", 811, 4, 15)
+    times = (15 * SLOT_NS // 1000, 18 * SLOT_NS // 1000)
+    assert (ours["begin_mono_us"], ours["end_mono_us"]) == times
+    assert (other["pid"], other["blocks"]) == (9, 1)
+    assert len(disk_rows(frame, 5, LOOK)) == 1
 
 
 def test_of_waits_before_an_operation_only_what_lies_after_its_arrival_is_its() -> None:

@@ -16,6 +16,8 @@ from tracer.model import HostCapture, Process
 # part of the threshold, by itself.
 _OF_THRESHOLD: Final[Mapping[str, float]] = {"network": 1.0, "cpu": 0.5, "disk": 0.5}
 
+STORAGE: Final = frozenset({"disk", "journal"})
+
 Blame: TypeAlias = tuple[Culprit, str]
 """A culprit and a cause."""
 
@@ -66,9 +68,11 @@ def accounts(
     stalls: Iterable[Stall], programs: Programs, threshold_us: int
 ) -> dict[Blame, Account]:
     """Return what each culprit accounts for, by cause."""
+    stalls = list(stalls)
     found: defaultdict[Blame, Account] = defaultdict(Account)
+    of_storage = _storage_causes(stalls, programs)
     for stall in stalls:
-        for key, charges in _by_culprit(stall, programs).items():
+        for key, charges in _by_culprit(stall, programs, of_storage).items():
             us = sum(charges.values())
             if us < _OF_THRESHOLD.get(key[1], 0) * threshold_us:
                 continue
@@ -85,12 +89,29 @@ def accounts(
     return found
 
 
-def _by_culprit(stall: Stall, programs: Programs) -> Mapping[Blame, Mapping[Charge, int]]:
+def _by_culprit(
+    stall: Stall, programs: Programs, of_storage: Mapping[Culprit, str]
+) -> Mapping[Blame, Mapping[Charge, int]]:
     parts: defaultdict[Blame, dict[Charge, int]] = defaultdict(dict)
     for charge, us in stall.bill.items():
         if charge.culprit is not None:
-            parts[programs.first(charge.culprit), charge.cause][charge] = us
+            first = programs.first(charge.culprit)
+            cause = of_storage[first] if charge.cause in STORAGE else charge.cause
+            parts[first, cause][charge] = us
     return parts
+
+
+def _storage_causes(stalls: Iterable[Stall], programs: Programs) -> dict[Culprit, str]:
+    """Return for each culprit whether it is one of the disk or of the journal.
+
+    Who fills a journal has the disk work, too: one doing, under the name of its greater part.
+    """
+    times: defaultdict[Culprit, Counter[str]] = defaultdict(Counter)
+    for stall in stalls:
+        for charge, us in stall.bill.items():
+            if charge.culprit is not None and charge.cause in STORAGE:
+                times[programs.first(charge.culprit)][charge.cause] += us
+    return {culprit: causes.most_common(1)[0][0] for culprit, causes in times.items()}
 
 
 class _Program(NamedTuple):

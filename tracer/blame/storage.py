@@ -1,23 +1,26 @@
 """Whom a wait for a server's storage is put down to.
 
-Those whom the disk worked for meanwhile; or the disk or volume itself, if it was slow with
-nobody else on it.
+Those whom the disk worked for meanwhile, and those who had filled the journal that it wrote;
+or the disk or volume itself, if it was slow with nobody else on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
-from tracer.blame.charge import Charge, Culprit, Link, Mix, charge_to, filled, through
+from tracer.blame.charge import Charge, Culprit, Link, Mix, add, charge_to, filled, through
 from tracer.blame.committers import Committers
 from tracer.blame.culprits import Suspects
 from tracer.blame.devices import Devices
 from tracer.blame.disks import DiskUsers, is_journal
+from tracer.blame.fillers import Fillers
 from tracer.blame.intervals import Span
 from tracer.blame.units import human_us, percent
-from tracer.model import HostCapture, Operation
+from tracer.model import HostCapture, Operation, ProcessKey
 
+# Who fills less than this part of a journal is not whom those wait for who fill the rest.
+_MOST: Final = 0.5
 # A disk that works less than this part of the time for others is slow by itself.
 _ALONE: Final = 0.1
 # The probes without which it is not known who uses a disk.
@@ -31,6 +34,7 @@ class Storage:
         self._capture = capture
         self._suspects = suspects
         self._users = DiskUsers(capture)
+        self._fillers = Fillers(capture)
         self._committers = Committers(capture, suspects)
         self._devices = Devices(capture)
         self._sees_users = _sees_users(capture)
@@ -51,14 +55,34 @@ class Storage:
                 mix[through(Link(op.disk or "", None, "disk"), user)] = share
         if rest.cause == "journal":
             journal = max(0.0, 1 - others)
-        others += journal * self._committers.others(op.mount, span.start, span.end)
+        filled_by = self._fillers.shares(op.device, span.start, span.end)
+        filled_by_others = sum(filled_by.values())
+        if filled_by_others >= _MOST:
+            add(mix, self._fill(op, filled_by), journal)
+        others += journal * (
+            filled_by_others or self._committers.others(op.mount, span.start, span.end)
+        )
         return filled(mix, 1.0, self._slow(op, span) or rest if others < _ALONE else rest)
+
+    def _fill(self, op: Operation, filled_by: Mapping[ProcessKey, float]) -> Mix:
+        """Return the charges to the processes that filled a journal, the kernel's own left out."""
+        link = Link(f"journal of {op.device}", None, "journal")
+        rows = (
+            (self._capture.processes.get(process), share) for process, share in filled_by.items()
+        )
+        return {
+            through(link, charge_to("journal", self._suspects.process(row.key))): share
+            for row, share in rows
+            if row is not None and not row.kthread
+        }
 
     def evidence(self, culprit: Culprit, cause: str) -> Iterator[str]:
         """Yield what was seen of who or what kept others waiting for storage."""
         if culprit.kind == "device":
             yield from self._device(culprit.name)
-        elif culprit.process and cause == "disk":
+        elif culprit.process and cause in ("disk", "journal"):
+            for device, (blocks, handles) in self._fillers.totals(culprit.process).items():
+                yield f"filled {blocks} blocks of the journal of {device}, in {handles} changes"
             for disk, (busy_us, requests) in self._users.totals(culprit.process).items():
                 yield f"{disk} worked {human_us(busy_us)} for it, on {requests} requests"
 
@@ -80,4 +104,4 @@ class Storage:
 def _sees_users(capture: HostCapture) -> bool:
     """Return whether all were recorded whom the disks worked for."""
     lacking = {probe.probe for probe in capture.probes if not probe.attached}
-    return not lacking & _OF_USERS and not capture.losses.get("disks_full")
+    return not lacking & _OF_USERS and not capture.losses.get("uses_full")

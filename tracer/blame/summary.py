@@ -31,6 +31,7 @@ _DID: Final[Mapping[str, str]] = {
     "network": "packets were lost or late",
     "cpu": "it had the CPUs",
     "disk": "the disk worked for it",
+    "journal": "it filled the filesystem's journal",
     "packet-filter": "it held packets of NFS",
     "throttle": "it was used up",
     "grace": "it had been restarted, and clients had to tell it their state again",

@@ -38,7 +38,7 @@ _DEVICE_SHARE: Final = 0.25
 
 # Links from an operation to a process that it waits for without waiting to be woken by it: the
 # disk stands between.
-_LINKS: Final[Mapping[str, int]] = {"cpu": 1, "disk": 2}
+_LINKS: Final[Mapping[str, int]] = {"cpu": 1, "disk": 2, "journal": 2}
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,6 @@ from tracer.records import (
     RpcRec,
 )
 from tracer.rows.clock import Clock
-from tracer.rows.disks import disk_rows
 from tracer.rows.operations import (
     Lookups,
     Row,
@@ -54,6 +53,7 @@ from tracer.rows.packed import BadFrame, layout, records, tuples
 from tracer.rows.stacks import Stacks
 from tracer.rows.sums import count_rows, latency_rows, wait_sum_rows
 from tracer.rows.text import clean, decoded
+from tracer.rows.uses import disk_rows, journal_rows
 from tracer.schema import SCOPE_SELF, TABLES
 
 Frame = tuple[int, bytes]
@@ -246,7 +246,7 @@ class _Interval:
             wire.LATENCY: self._latency,
             wire.WAITS: self._wait_sums,
             wire.COUNTS: self._counts,
-            wire.DISKS: self._disks,
+            wire.USES: self._uses,
             wire.KMSG: self._kmsg,
             wire.NOTE: self._note,
             wire.SAMPLE: self._sample,
@@ -299,9 +299,11 @@ class _Interval:
     def _counts(self, payload: bytes) -> None:
         self._add("counts", count_rows(payload, self._ts_us, self._memory.look))
 
-    def _disks(self, payload: bytes) -> None:
-        rows = disk_rows(payload, self._ts_us, self._memory.look)
-        self._add("disk_use", (row for row in rows if row["disk"]))
+    def _uses(self, payload: bytes) -> None:
+        disks = disk_rows(payload, self._ts_us, self._memory.look)
+        self._add("disk_use", (row for row in disks if row["disk"]))
+        journals = journal_rows(payload, self._ts_us, self._memory.look)
+        self._add("journal_use", (row for row in journals if row["device"]))
 
     def _kmsg(self, payload: bytes) -> None:
         line = json.loads(payload)

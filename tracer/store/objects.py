@@ -22,6 +22,7 @@ from tracer.model import (
     Holder,
     HostCapture,
     IntervalWaits,
+    JournalUse,
     LatencyRow,
     Listener,
     Operation,
@@ -108,6 +109,7 @@ def _host_capture(segments: Sequence[Segment], recording: set[str]) -> HostCaptu
         listeners=_listeners(tables["listeners"], keys),
         holders=_holders(tables["holders"], keys),
         disk_use=list(_disk_use(tables["disk_use"], keys)),
+        journal_use=list(_journal_use(tables["journal_use"], keys)),
         latency=_latency(tables["latency"]),
         syncs=_syncs(tables["latency"], last[-1], keys),
         answered=_answered(tables["latency"], last[-1]),
@@ -344,6 +346,14 @@ def _disk_use(table: pa.Table, keys: _Keys) -> Iterator[DiskUse]:
         process = keys(row.pop("pid"), row.pop("start_us"))
         if row["begin_mono_us"] < row["end_mono_us"]:
             yield DiskUse(process, **row)
+
+
+def _journal_use(table: pa.Table, keys: _Keys) -> Iterator[JournalUse]:
+    """Yield who filled journals; rows whose times cannot be are left out."""
+    for row in _Columns.of(table).rows():
+        process = keys(row.pop("pid"), row.pop("start_us"))
+        if process is not None and row["begin_mono_us"] < row["end_mono_us"]:
+            yield JournalUse(process, **row)
 
 
 def _latency(table: pa.Table) -> list[LatencyRow]:

@@ -1,0 +1,56 @@
+"""Who filled the journal that an operation waited for.
+
+What a filesystem commits is what all have changed since the commit before: whoever waits
+for his own change waits for theirs, too. Who asked for the commit is no measure: it may
+be he who has hardly changed anything.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from tracer.blame.timeline import Timeline
+from tracer.model import HostCapture, JournalUse, ProcessKey
+
+
+class Fillers:
+    """Who filled which journals of one host, and when."""
+
+    def __init__(self, capture: HostCapture) -> None:
+        self._capture = capture
+        uses: defaultdict[str, list[JournalUse]] = defaultdict(list)
+        for use in capture.journal_use:
+            uses[use.device].append(use)
+        self._uses = {device: Timeline(rows) for device, rows in uses.items()}
+
+    def shares(self, device: str | None, start: int, end: int) -> dict[ProcessKey, float]:
+        """Return who filled which part of what was committed during a wait; nfsd's is left out.
+
+        What is committed first has been changed while the commit before it ran: that is taken
+        to have lasted as long as the wait.
+        """
+        if device is None or device not in self._uses:
+            return {}
+        blocks: defaultdict[ProcessKey, float] = defaultdict(float)
+        for use, part in self._uses[device].during(start - (end - start), end):
+            blocks[use.process] += use.blocks * part
+        whole = sum(blocks.values())
+        return {
+            process: count / whole
+            for process, count in blocks.items()
+            if count and not self._is_nfsd(process)
+        }
+
+    def totals(self, process: ProcessKey) -> dict[str, tuple[int, int]]:
+        """Return how many blocks a process filled of each device's journal, in how many changes."""
+        totals: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+        for device, uses in self._uses.items():
+            for use in uses.rows:
+                if use.process == process:
+                    blocks, handles = totals[device]
+                    totals[device] = (blocks + use.blocks, handles + use.handles)
+        return dict(totals)
+
+    def _is_nfsd(self, process: ProcessKey) -> bool:
+        row = self._capture.processes.get(process)
+        return row is not None and row.kthread and row.comm == "nfsd"
