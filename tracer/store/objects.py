@@ -23,7 +23,6 @@ from tracer.model import (
     HostCapture,
     IntervalWaits,
     JournalUse,
-    LatencyRow,
     Listener,
     Operation,
     Probe,
@@ -31,11 +30,11 @@ from tracer.model import (
     ProcessKey,
     Sample,
     Side,
-    Syncs,
     Wait,
 )
 from tracer.records import SIDES
 from tracer.schema import OPERATIONS, TABLES
+from tracer.store import latency
 from tracer.store.arrow import arrow_schema, pc
 from tracer.store.footer import Footer
 from tracer.store.layout import safe_host
@@ -110,9 +109,9 @@ def _host_capture(segments: Sequence[Segment], recording: set[str]) -> HostCaptu
         holders=_holders(tables["holders"], keys),
         disk_use=list(_disk_use(tables["disk_use"], keys)),
         journal_use=list(_journal_use(tables["journal_use"], keys)),
-        latency=_latency(tables["latency"]),
-        syncs=_syncs(tables["latency"], last[-1], keys),
-        answered=_answered(tables["latency"], last[-1]),
+        latency=latency.histograms(tables["latency"]),
+        syncs=latency.syncs(tables["latency"], last[-1], keys),
+        answered=latency.answered(tables["latency"], last[-1]),
         counts=_counts(tables["counts"]),
         samples=[Sample(_time(r[0]), *r[1:]) for r in _rows(tables["samples"])],
         events=[Event(_time(r[0]), *r[1:]) for r in _rows(tables["events"])],
@@ -354,85 +353,6 @@ def _journal_use(table: pa.Table, keys: _Keys) -> Iterator[JournalUse]:
         process = keys(row.pop("pid"), row.pop("start_us"))
         if process is not None and row["begin_mono_us"] < row["end_mono_us"]:
             yield JournalUse(process, **row)
-
-
-def _latency(table: pa.Table) -> list[LatencyRow]:
-    """Return the histograms summed over time, processes, mounts and peers."""
-    names = ["side", "layer", "op"]
-    sums = table.group_by([*names, "bucket"]).aggregate(
-        [("count", "sum"), ("sum_us", "sum"), ("max_us", "max")]
-    )
-    counts: defaultdict[tuple[str, str, str], dict[int, int]] = defaultdict(dict)
-    sum_us: Counter[tuple[str, str, str]] = Counter()
-    max_us: Counter[tuple[str, str, str]] = Counter()
-    for row in sums.to_pylist():
-        key = (row["side"], row["layer"], row["op"])
-        counts[key][row["bucket"]] = row["count_sum"]
-        sum_us[key] += row["sum_us_sum"]
-        max_us[key] = max(max_us[key], row["max_us_max"])
-    return [
-        LatencyRow(
-            side=cast("Side", key[0]),
-            layer=key[1],
-            op=key[2],
-            counts=dict(sorted(counts[key].items())),
-            sum_us=sum_us[key],
-            max_us=max_us[key],
-        )
-        for key in sorted(counts)
-    ]
-
-
-def _answered(table: pa.Table, footer: Footer) -> list[tuple[int, int, int]]:
-    """Return when RPCs of the client ended, by interval: see HostCapture.
-
-    An interval in which none did has no rows; a late one is as long as two.
-    """
-    rpcs = table.filter(pc.and_(pc.equal(table["side"], "client"), pc.equal(table["layer"], "rpc")))
-    sums = rpcs.group_by("ts").aggregate([("count", "sum")])
-    times = _times(sums, footer)
-    return sorted(
-        (*times[ts], row["count_sum"])
-        for ts, row in zip(_epochs(sums), sums.to_pylist(), strict=True)
-        if ts in times
-    )
-
-
-def _syncs(table: pa.Table, footer: Footer, keys: _Keys) -> list[Syncs]:
-    """Return how often processes of a server called fsync, by interval."""
-    mine = (("side", "server"), ("layer", "vfs"), ("op", "fsync"))
-    for column, value in mine:
-        table = table.filter(pc.equal(table[column], value))
-    names = ["ts", "pid", "pid_start_us", "mount"]
-    sums = table.group_by(names).aggregate([("count", "sum")])
-    times = _times(sums, footer)
-    return [
-        Syncs(process, row["mount"], *times[ts], row["count_sum"])
-        for ts, row in zip(_epochs(sums), sums.drop_columns("ts").to_pylist(), strict=True)
-        if ts in times and (process := keys(row["pid"], row["pid_start_us"])) is not None
-    ]
-
-
-def _epochs(table: pa.Table) -> list[int]:
-    found: list[Any] = table["ts"].cast(pa.int64()).to_pylist()
-    return found
-
-
-def _times(table: pa.Table, footer: Footer) -> dict[int, tuple[int, int]]:
-    """Return begin and end of each interval that has rows, on CLOCK_MONOTONIC.
-
-    None of them where the clocks do not tell. A late interval is as long as two.
-    """
-    offset_us, longest_us = footer.clock.wall_us(0), int(2e6 * footer.interval_s)
-    if offset_us is None:
-        return {}
-    found: dict[int, tuple[int, int]] = {}
-    previous = 0
-    for ts in sorted(set(_epochs(table))):
-        end = ts - offset_us
-        found[ts] = (max(end - longest_us, previous), end)
-        previous = end
-    return found
 
 
 def _counts(table: pa.Table) -> list[Count]:
