@@ -22,6 +22,7 @@ from conftest import run_lab
         "cpu-bystander",
         "frozen",
         "inode-lock",
+        "journal",
         "module-sleep",
         "delegation-held",
         "disk-read",
