@@ -1,26 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * Whom the disks and journals work for. A disk's time from one completion to the next is put
- * down to the process whose request completed, in slots short enough to lie inside a slow
- * operation; a journal's blocks to who has changed them.
+ * Whom the disks work for. A disk's time from one completion to the next is put down to the
+ * process whose request completed.
  */
 
 /* I/O on its way: struct bio * to whom it is for. */
 BPF_LRU_HASH(bios, u64, struct proc_id, MAX_BIOS);
 /* Files that are to be written back: struct inode * to who wrote to them last. */
 BPF_LRU_HASH(dirtiers, u64, struct proc_id, MAX_DIRTIERS);
-BPF_HASH(uses0, struct use_key, struct latency_val, MAX_USES);
-BPF_HASH(uses1, struct use_key, struct latency_val, MAX_USES);
-BPF_ARRAY_OF_MAPS(uses, "uses0", 1);
-static __always_inline void add_use(struct use_key *key, u64 amount)
-{
-	u32 zero = 0;
-	void *map = uses.lookup(&zero);
-
-	if (map)
-		add_time(map, key, amount, LOSS_USES_FULL);
-}
-
 /* When a disk, by device number, last completed a request. */
 BPF_HASH(disk_done, u32, u64, 256);
 
@@ -131,6 +118,7 @@ int on_block_rq_complete(struct bpf_raw_tracepoint_args *ctx)
 		.kind = USE_DISK,
 	};
 	struct proc_id *id;
+
 	if (!key.dev)
 		return 0;
 	/* It began when it was made, or when the disk was done with the one before. */
@@ -146,23 +134,5 @@ int on_block_rq_complete(struct bpf_raw_tracepoint_args *ctx)
 	key.proc = *id;
 	bios.delete(&bio);
 	add_use(&key, now - since);
-	return 0;
-}
-
-/* A process has ended a change of a filesystem: so many blocks more are to be committed. */
-int on_jbd2_handle_stats(struct bpf_raw_tracepoint_args *ctx)
-{
-	u32 blocks = ctx->args[7];
-	struct use_key key = {
-		.slot = bpf_ktime_get_ns() >> USE_SLOT_SHIFT,
-		.dev = ctx->args[0],
-		.kind = USE_JOURNAL,
-	};
-
-	if (!blocks || blocks >> 31 || is_own())
-		return 0;
-	proc_of(current_task(), &key.proc);
-	note_current(&key.proc);
-	add_use(&key, blocks);
 	return 0;
 }

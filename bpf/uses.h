@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * What each process has of a server's disks and journals, in slots of time short enough to lie
+ * inside a slow operation.
+ */
+
+BPF_HASH(uses0, struct use_key, struct latency_val, MAX_USES);
+BPF_HASH(uses1, struct use_key, struct latency_val, MAX_USES);
+BPF_ARRAY_OF_MAPS(uses, "uses0", 1);
+
+static __always_inline void add_use(struct use_key *key, u64 amount)
+{
+	u32 zero = 0;
+	void *map = uses.lookup(&zero);
+
+	if (map)
+		add_time(map, key, amount, LOSS_USES_FULL);
+}
+
+/* A process has ended a change of a filesystem: so many blocks more are to be committed. */
+int on_jbd2_handle_stats(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 blocks = ctx->args[7];
+	struct use_key key = {
+		.slot = bpf_ktime_get_ns() >> USE_SLOT_SHIFT,
+		.dev = ctx->args[0],
+		.kind = USE_JOURNAL,
+	};
+
+	if (!blocks || blocks >> 31 || is_own())
+		return 0;
+	proc_of(current_task(), &key.proc);
+	note_current(&key.proc);
+	add_use(&key, blocks);
+	return 0;
+}
