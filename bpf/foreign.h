@@ -55,10 +55,11 @@ int on_hrtimer_expire_entry(struct bpf_raw_tracepoint_args *ctx)
 	if (!op || op->off_ns)
 		return 0;
 	now = bpf_ktime_get_ns();
-	since = op->on_ns > op->begin_ns ? op->on_ns : op->begin_ns;
+	since = op->on_ns;
 	op->on_ns = now;
 	frames = scratch.lookup(&slot);
-	if (!frames || now <= since)
+	/* Of a call that began before recording it is not known since when. */
+	if (!frames || !since || now <= since)
 		return 0;
 	__builtin_memset(frames, 0, sizeof(*frames));
 	if (bpf_get_stack(ctx, frames->ip, sizeof(frames->ip), 0) <= 0)

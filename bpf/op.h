@@ -82,7 +82,7 @@ static __always_inline void op_begin(struct op_rec *op, u8 side, u64 begin_ns)
 	op->ops = 0;
 	op->mark = 0;
 	op->off_ns = 0;
-	op->on_ns = 0;
+	op->on_ns = begin_ns;
 	op->waking_ns = 0;
 	op->group = 0;
 	op->waits_lost_ns = 0;

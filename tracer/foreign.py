@@ -18,6 +18,17 @@ from tracer.procfs.modules import out_of_tree
 PROGRAM: Final = "on_hrtimer_expire_entry"
 _EVENT: Final = "hrtimer_expire_entry"
 _ADDRESS_BITS: Final = 64
+# systemd loads some of these on every host. They are run for processes of a cgroup, and not
+# where NFS's threads pass.
+_ELSEWHERE: Final = frozenset(
+    {
+        bpf.PROG_TYPE_CGROUP_SKB,
+        bpf.PROG_TYPE_CGROUP_SOCK,
+        bpf.PROG_TYPE_CGROUP_DEVICE,
+        bpf.PROG_TYPE_CGROUP_SOCK_ADDR,
+        bpf.PROG_TYPE_CGROUP_SYSCTL,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +117,7 @@ class ForeignCode:
         for identifier in bpf.program_ids(self._newest):
             self._newest = identifier
             code = None if identifier in self._own else bpf.program_code(identifier)
-            if code is None or not code.functions:
+            if code is None or not code.functions or code.type in _ELSEWHERE:
                 continue
             owner = code.functions[0][0]
             parts = [Owned(begin, begin + length, owner) for begin, length in code.functions]

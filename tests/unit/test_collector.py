@@ -150,7 +150,7 @@ bpf.lookup = lambda _fd, key, size: bytes(range(1, 9)) * (size // 8) + bytes(siz
 bpf.run_raw_tracepoint = lambda *_: 0
 bpf.run_iterator = lambda _: None
 bpf.program_ids = lambda after: range(after + 1, 6)
-bpf.program_code = lambda number: bpf.ProgramCode("filter", ((number << 32, 64),))
+bpf.program_code = lambda number: bpf.ProgramCode(26, "filter", ((number << 32, 64),))
 bpf.program_exists = lambda number: number != 3
 bpf.attach_raw_tracepoint = lambda *_: os.dup(0)
 pairs = [f"{name}{half}" for name in ("latency", "waits", "counts") for half in ("", 0, 1)]

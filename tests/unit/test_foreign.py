@@ -13,7 +13,7 @@ from tracer import foreign
 from tracer.foreign import ForeignCode, prefixes
 from tracer.kernel.bpf import ProgramCode
 
-FILTER = ProgramCode("filter", ((0x1000, 0x100), (0x2000, 0x40)))
+FILTER = ProgramCode(26, "filter", ((0x1000, 0x100), (0x2000, 0x40)))
 AGENT = b"agent 4096 1 - Live 0x5000 (OE)\n"
 
 
@@ -92,6 +92,12 @@ def test_our_own_programs_are_not_foreign(kernel: Kernel, code: ForeignCode) -> 
     assert (kernel.trie, kernel.links) == ({}, [])
 
 
+def test_nor_are_those_that_systemd_has_on_every_host(kernel: Kernel, code: ForeignCode) -> None:
+    kernel.programs = {41: ProgramCode(15, "sd_devices", FILTER.functions)}
+    assert code.follow() == {}
+    assert kernel.links == []
+
+
 def test_all_functions_of_a_program_are_its(kernel: Kernel, code: ForeignCode) -> None:
     kernel.programs = {1: FILTER, 41: FILTER}
     assert code.follow() == {0x1000: "bpf filter 41"}
@@ -132,6 +138,6 @@ def test_that_there_is_no_room_is_told(kernel: Kernel, code: ForeignCode) -> Non
 
 def test_without_addresses_nothing_is_known(kernel: Kernel, code: ForeignCode) -> None:
     kernel.modules = AGENT.replace(b"0x5000", b"0x0000000000000000")
-    kernel.programs = {41: ProgramCode("filter", ())}
+    kernel.programs = {41: ProgramCode(26, "filter", ())}
     assert code.follow() == {}
     assert kernel.links == []

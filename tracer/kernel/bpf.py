@@ -36,7 +36,12 @@ MAP_LOOKUP_AND_DELETE_BATCH: Final = 25
 LINK_CREATE: Final = 28
 ITER_CREATE: Final = 33
 
+PROG_TYPE_CGROUP_SKB: Final = 8
+PROG_TYPE_CGROUP_SOCK: Final = 9
+PROG_TYPE_CGROUP_DEVICE: Final = 15
 PROG_TYPE_RAW_TRACEPOINT: Final = 17
+PROG_TYPE_CGROUP_SOCK_ADDR: Final = 18
+PROG_TYPE_CGROUP_SYSCTL: Final = 23
 PROG_TYPE_TRACING: Final = 26
 TRACE_RAW_TP: Final = 23
 TRACE_FENTRY: Final = 24
@@ -147,10 +152,11 @@ def missed_runs(program_fd: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ProgramCode:
-    """A loaded program: its name (its tag if it has none) and ``(address, bytes)`` of each
-    function's machine code, the main one first; none where addresses are kept secret.
+    """A loaded program: its type, its name (its tag if it has none) and ``(address, bytes)`` of
+    each function's machine code, the main one first; none where addresses are kept secret.
     """
 
+    type: int
     name: str
     functions: tuple[tuple[int, int], ...]
 
@@ -204,7 +210,8 @@ def program_code(identifier: int) -> ProgramCode | None:
         struct.unpack_from(f"<{count}I", lengths),
         strict=True,
     )
-    return ProgramCode(name, tuple(one for one in functions if all(one)))
+    type_ = struct.unpack_from("<I", info)[0]
+    return ProgramCode(type_, name, tuple(one for one in functions if all(one)))
 
 
 def _program_fd(identifier: int) -> int | None:
