@@ -40,6 +40,11 @@ class Process:
     state: str | None = None
     kthread: bool = False
 
+    @property
+    def is_nfsd(self) -> bool:
+        """Whether it is one of the threads that serve NFS."""
+        return self.kthread and self.comm == "nfsd"
+
 
 @dataclass(frozen=True, slots=True)
 class Wait:

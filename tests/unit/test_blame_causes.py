@@ -144,6 +144,12 @@ class TestForeignCode:
         assert analysis.verdict.summary.startswith(said)
         assert "ran for 1.9 s" in analysis.verdict.culprits[0].evidence[0]
 
+    def test_a_little_of_each_operation_is_no_stall_of_its(self):
+        ran = wait(10, 10.08, HOOKED[1:], kind="running", owner="module driver")
+        analysis, names = self.named_for(ran)
+        assert names == []
+        assert analysis.causes["module"] == us(0.08)
+
     def test_the_number_of_a_program_is_told(self):
         ran = wait(10, 11.9, HOOKED[1:], kind="running", owner="bpf burn_opens 41")
         assert "program 41: " in self.named_for(ran)[0].verdict.culprits[0].evidence[0]

@@ -14,7 +14,10 @@ from tracer.model import HostCapture, Process
 
 # What everyone waits for a little: it counts where an operation's wait for it is of this
 # part of the threshold, by itself.
-_OF_THRESHOLD: Final[Mapping[str, float]] = {"network": 1.0, "cpu": 0.5, "disk": 0.5}
+_OF_THRESHOLD: Final[Mapping[str, float]] = {
+    "network": 1.0,
+    **dict.fromkeys(("cpu", "disk", "journal"), 0.5),
+}
 
 STORAGE: Final = frozenset({"disk", "journal"})
 

@@ -25,7 +25,7 @@ class DiskUsers:
         uses: defaultdict[str, list[DiskUse]] = defaultdict(list)
         for use in capture.disk_use:
             process = capture.processes.get(use.process) if use.process else None
-            if process is None or not (process.kthread and process.comm == "nfsd"):
+            if process is None or not process.is_nfsd:
                 uses[use.disk].append(use)
         self._uses = {disk: Timeline(rows) for disk, rows in uses.items()}
 

@@ -35,10 +35,11 @@ class Fillers:
         for use, part in self._uses[device].during(start - (end - start), end):
             blocks[use.process] += use.blocks * part
         whole = sum(blocks.values())
+        rows = self._capture.processes
         return {
             process: count / whole
             for process, count in blocks.items()
-            if count and not self._is_nfsd(process)
+            if count and not (process in rows and rows[process].is_nfsd)
         }
 
     def totals(self, process: ProcessKey) -> dict[str, tuple[int, int]]:
@@ -50,7 +51,3 @@ class Fillers:
                     blocks, handles = totals[device]
                     totals[device] = (blocks + use.blocks, handles + use.handles)
         return dict(totals)
-
-    def _is_nfsd(self, process: ProcessKey) -> bool:
-        row = self._capture.processes.get(process)
-        return row is not None and row.kthread and row.comm == "nfsd"

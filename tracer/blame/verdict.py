@@ -23,14 +23,18 @@ from tracer.blame.summary import summary_of
 from tracer.model import HostCapture, Process
 
 # Below either of these a culprit is noise: it stays in the ledger only. Moments without a
-# free thread or CPU are normal: they must matter more. What nothing else accounts for is put
-# down to the wire, so a network is named only where it is most of all.
+# free thread or CPU are normal, and drivers and filters take a little of each operation: they
+# must matter more. What nothing else accounts for is put down to the wire, so a network is
+# named only where it is most of all.
 _NOISE_US: Final = 50_000
 _NOISE_SHARE: Final = 0.01
 _NOISE_SHARES: Final[Mapping[str, float]] = {
     "threads": 0.05,
     "cpu": 0.05,
     "disk": 0.05,
+    "journal": 0.05,
+    "module": 0.05,
+    "bpf": 0.05,
     "network": 0.5,
 }
 # A device has slow moments, too, and no one else is behind them.
