@@ -235,17 +235,22 @@ LISTENERS = Table(
 HOLDERS = Table(
     "holders",
     "Processes that others have to wait for by what they hold: who froze a filesystem, who "
-    "answers the kernel's questions to a daemon or on a packet. The last row of a process and "
-    "since is valid.",
+    "answers the kernel's questions to a daemon or on a packet, whose BPF program ran. The last "
+    "row of a process and since is valid.",
     (
         _TS,
         _c(
             "kind",
             "string",
-            "frozen (filesystem), channel (of sunrpc) or queue (NFQUEUE)",
+            "frozen (filesystem), channel (of sunrpc), queue (NFQUEUE) or program (BPF)",
             "frozen",
         ),
-        _n("what", "string", "channel: the cache; queue: its number", "nfsd.export"),
+        _n(
+            "what",
+            "string",
+            "channel: the cache; queue: its number; program: its id",
+            "nfsd.export",
+        ),
         _n("mount", "string", "frozen: the filesystem's mount point", "/srv/nfs"),
         _c("pid", "int64", "the process", "402"),
         _c("start_us", "int64", "its start", "3100000"),

@@ -24,6 +24,7 @@ from tracer import calls
 from tracer.host import pack_peer
 from tracer.kernel import bpf, functions, tasks
 from tracer.kernel.memory import KernelMemory
+from tracer.procfs.descriptors import descriptors
 from tracer.procfs.holders import asked
 from tracer.records import (
     NO_STACK,
@@ -428,23 +429,13 @@ def insert(found: Found, maps: Mapping[str, int]) -> None:
 
 def permission_listeners(proc: Path) -> Iterator[PermissionListener]:
     """Yield every fanotify descriptor with permission marks on this host."""
-    for process in proc.iterdir():
-        if not process.name.isdigit():
-            continue
+    for pid, number, text in descriptors(proc, lambda link: link == "anon_inode:[fanotify]"):
         try:
-            descriptors = list((process / "fd").iterdir())
-        except OSError:  # it has ended
+            marks = permission_marks(text)
+        except ValueError:
             continue
-        for descriptor in descriptors:
-            # A scanner opens and closes one for every event: each may be gone by now.
-            try:
-                if str(descriptor.readlink()) != "anon_inode:[fanotify]":
-                    continue
-                marks = permission_marks((process / "fdinfo" / descriptor.name).read_text())
-            except (OSError, ValueError):
-                continue
-            if marks:
-                yield PermissionListener(int(process.name), int(descriptor.name), marks)
+        if marks:
+            yield PermissionListener(pid, number, marks)
 
 
 def permission_marks(fdinfo: str) -> str:

@@ -150,9 +150,19 @@ class TestForeignCode:
         assert names == []
         assert analysis.causes["module"] == us(0.08)
 
-    def test_the_number_of_a_program_is_told(self):
+    def test_a_programs_number_and_holder_are_told(self):
         ran = wait(10, 11.9, HOOKED[1:], kind="running", owner="bpf burn_opens 41")
-        assert "program 41: " in self.named_for(ran)[0].verdict.culprits[0].evidence[0]
+        holders = [Holder(HOG, "program", "41"), Holder(OTHER, "program", "42")]
+        ops = [served(10, 12, ran)]
+        analysis = analyse([server(ops, processes=self.rows, listeners=(), holders=holders)])
+        first, *others = analysis.verdict.culprits[0].evidence
+        assert first.startswith("program 41: ran for 1.9 s")
+        assert others == ["program 41 is held by agentd (pid 600)"]
+
+    @pytest.mark.parametrize("owner", ["bpf", "bpf ", "module", "", "bpf \x1b[31m x y"])
+    def test_an_owner_that_is_none_harms_nothing(self, owner):
+        analysis, _ = self.named_for(wait(10, 11.9, (), kind="running", owner=owner))
+        assert sum(analysis.causes.values()) == us(2)
 
     def test_code_of_an_unknown_owner_is_the_threads_own(self):
         ran = wait(10, 11.9, HOOKED[1:], kind="running", owner=None)

@@ -12,6 +12,7 @@ from typing import Final
 from tracer.blame.charge import Culprit
 from tracer.blame.hosts import Host
 from tracer.blame.intervals import queue_spans, spans
+from tracer.blame.names import name_of
 from tracer.blame.signatures import bare
 from tracer.blame.units import human_us, utc
 from tracer.model import HostCapture, Listener, Process
@@ -138,6 +139,8 @@ def lines(
             out.append(f"{_times(direct.in_flight, 'wait')} on it had not ended")
         if capture is not None:
             out += _threads_lines(capture, direct)
+    if capture is not None and direct is not None:
+        out += _program_lines(capture, direct.owners)
     if capture is None or culprit.process is None:
         return out
     process = capture.processes.get(culprit.process)
@@ -199,7 +202,7 @@ def _waits_line(cause: str, direct: Direct) -> str:
 
 def _ran_line(direct: Direct) -> str:
     """Return how long foreign code had a CPU inside operations, and from where."""
-    numbers = sorted({owner.split(" ")[2] for owner in direct.owners if owner.startswith("bpf ")})
+    numbers = sorted(_programs(direct.owners))
     which = f"program {', '.join(numbers)}: " if numbers else ""
     line = f"{which}ran for {human_us(direct.ran_us)} on CPUs of NFS's threads"
     stack = max(direct.stacks, key=lambda one: direct.stacks[one], default=())
@@ -230,6 +233,20 @@ def _process_lines(process: Process) -> Iterator[str]:
         yield f"running since {utc(process.start_time)}"
     if process.container:
         yield f"in container {process.container}"
+
+
+def _program_lines(capture: HostCapture, owners: Iterable[str]) -> Iterator[str]:
+    """Yield who holds the BPF programs among the owners of code."""
+    numbers = _programs(owners)
+    for holder in capture.holders:
+        if holder.kind == "program" and holder.what in numbers:
+            name = name_of(capture, holder.process)
+            yield f"program {holder.what} is held by {name} (pid {holder.process.pid})"
+
+
+def _programs(owners: Iterable[str]) -> set[str]:
+    """Return the ids of the BPF programs among the owners of code."""
+    return {owner.rpartition(" ")[2] for owner in owners if owner.startswith("bpf ")}
 
 
 def _listener_lines(rows: Iterable[Listener]) -> Iterator[str]:

@@ -26,6 +26,7 @@ from tracer.procfs.containers import container_id, pod_uid
 from tracer.procfs.disks import Disks
 from tracer.procfs.mounts import NOWHERE, Mounts, Place
 from tracer.procfs.processes import Facts, ProcessTable, ProcReader
+from tracer.procfs.programs import Programs
 from tracer.procfs.surroundings import Surroundings
 from tracer.procfs.symbols import KernelSymbols
 from tracer.records import (
@@ -146,6 +147,7 @@ class _Memory:
             Exports(root / "var/lib/nfs/etab", self.aside),
             Reading.of_json(hello.get("there", {})),
         )
+        self.programs = Programs(proc_root, self.aside)
         self.surroundings = Surroundings(
             root / "var/log", read, self.aside, command_lines=bool(hello.get("command_lines"))
         )
@@ -163,7 +165,7 @@ class _Memory:
             device=self.disks.device,
             disk=self.disks.below,
             comm=self.processes.comm,
-            owner=self._owners.get,
+            owner=self._owner,
         )
         if "client" in hello["sides"]:
             self.new_interval(self.end_ns)
@@ -184,6 +186,13 @@ class _Memory:
             pod = self.processes.pod_uid(pid, start_ns) if pid else None
             self._places[key] = self.mounts.place(dev, pid, pod)
         return self._places[key]
+
+    def _owner(self, begin: int) -> str | None:
+        owner = self._owners.get(begin)
+        kind, _, which = (owner or "").partition(" ")
+        if kind == "bpf":
+            self.programs.want(int(which.rpartition(" ")[2]))
+        return owner
 
     def new_segment(self) -> None:
         self.stacks.new_segment()
@@ -364,7 +373,10 @@ class _Interval:
         )
 
     def _changes(self) -> None:
-        """Add what has come and gone on the host."""
+        """Add what has come and gone on the host, and who was found to hold programs."""
+        for program, pid, start_ns in self._memory.programs.found():
+            row = self._holder("program", pid, start_ns)
+            self._add("holders", [row | {"what": str(program)}])
         for name, text in self._memory.watch.changes():
             action, _, what = text.partition(": ")
             late = action == "loaded" and self._memory.lacks_probes_of(what)
