@@ -243,14 +243,13 @@ class Collector:
 
     def _follow_foreign(self) -> None:
         """Tell the programs where code lies that is not the kernel's, and the writer whose."""
-        was_full = self._foreign.is_full
         owners = self._foreign.follow()
         if owners:
             self.add_fact(wire.OWNERS, {str(begin): label for begin, label in owners.items()})
-        if self._foreign.is_full and not was_full:
-            text = "more foreign code than can be watched: some counts as running"
+        for text in self._foreign.notes:
             note = {"mono_ns": time.monotonic_ns(), "name": "foreign", "text": text}
             self.add_fact(wire.NOTE, note)
+        self._foreign.notes.clear()
 
     # What the maps hold
 

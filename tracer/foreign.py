@@ -64,13 +64,14 @@ class ForeignCode:
         self._newest = 0  # id of a BPF program
         self._modules: dict[str, Owned] = {}
         self._programs: dict[int, list[Owned]] = {}
-        # Whether the trie had no room for some.
-        self.is_full = False
+        # What is worth a word, once each, and what of it has not been told yet.
+        self._noted: set[str] = set()
+        self.notes: list[str] = []
 
     def follow(self) -> dict[int, str]:
         """Take in what came and went; return owner -> "module NAME" or "bpf NAME ID" of new ones.
 
-        A lack of rights to read either leaves it out.
+        What cannot be told for want of rights or room is in ``notes``.
         """
         found = {**self._new_modules(), **self._new_programs()}
         self._sample(bool(self._modules or self._programs))
@@ -92,6 +93,8 @@ class ForeignCode:
 
     def _new_modules(self) -> dict[int, str]:
         texts = self._texts.read()
+        if texts is None:
+            self._say("modules cannot be listed")
         if texts is None or texts == self._read:
             return {}
         self._read = texts
@@ -114,7 +117,7 @@ class ForeignCode:
             for owned in self._programs.pop(identifier):
                 self._forget(owned)
         found: dict[int, str] = {}
-        for identifier in bpf.program_ids(self._newest):
+        for identifier in self._new_ids():
             self._newest = identifier
             code = None if identifier in self._own else bpf.program_code(identifier)
             if code is None or not code.functions or code.type in _ELSEWHERE:
@@ -127,12 +130,24 @@ class ForeignCode:
             found[owner] = f"bpf {code.name} {identifier}"
         return found
 
+    def _new_ids(self) -> list[int]:
+        try:
+            return list(bpf.program_ids(self._newest))
+        except OSError as error:
+            self._say(f"BPF programs cannot be listed ({error.strerror}; CAP_SYS_ADMIN is needed)")
+            return []
+
+    def _say(self, text: str) -> None:
+        if text not in self._noted:
+            self._noted.add(text)
+            self.notes.append(f"{text}: what such code takes of a CPU counts as running")
+
     def _note(self, owned: Owned) -> None:
         for address, bits in prefixes(owned.begin, owned.end):
             try:
                 bpf.update(self._trie, _key(address, bits), owned.owner.to_bytes(8, "little"))
             except OSError:
-                self.is_full = True
+                self._say("there are more modules and BPF programs than can be watched")
                 return
 
     def _forget(self, owned: Owned) -> None:

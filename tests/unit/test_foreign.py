@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from itertools import pairwise
 
@@ -133,7 +134,22 @@ def test_a_module_that_was_loaded_again_lies_elsewhere(kernel: Kernel, code: For
 def test_that_there_is_no_room_is_told(kernel: Kernel, code: ForeignCode) -> None:
     kernel.room, kernel.programs = 1, {41: FILTER}
     code.follow()
-    assert code.is_full
+    (text,) = code.notes
+    assert text.startswith("there are more modules and BPF programs than can be watched")
+    code.follow()
+    assert code.notes == [text]
+
+
+def test_that_they_cannot_be_listed_is_told(
+    kernel: Kernel, code: ForeignCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_after: int) -> list[int]:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(foreign.bpf, "program_ids", refused)
+    monkeypatch.setattr(kernel, "read", lambda: None)
+    assert code.follow() == {}
+    assert [text.partition(" cannot")[0] for text in code.notes] == ["modules", "BPF programs"]
 
 
 def test_without_addresses_nothing_is_known(kernel: Kernel, code: ForeignCode) -> None:

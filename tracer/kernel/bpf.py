@@ -169,14 +169,19 @@ def program_id(program_fd: int) -> int:
 
 
 def program_ids(after: int = 0) -> Iterator[int]:
-    """Yield the ids of all programs on this host above one; nothing without the right to."""
+    """Yield the ids of all programs on this host above one. Raises OSError without the right to.
+
+    That is CAP_SYS_ADMIN: CAP_BPF is for programs of one's own.
+    """
     while True:
         attr = bytearray(16)
         struct.pack_into("<I", attr, 0, after)
         try:
             _bpf(PROG_GET_NEXT_ID, attr)
-        except OSError:  # ENOENT: there is no further one
-            return
+        except OSError as error:
+            if error.errno == errno.ENOENT:  # there is no further one
+                return
+            raise
         after = struct.unpack_from("<I", attr, 4)[0]
         yield after
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from tracer.model import Event, HostCapture
 
-_NAMES: Final = frozenset({"clock", "mounts", "exports", "modules", "nfsd"})
+_NAMES: Final = frozenset({"clock", "mounts", "exports", "modules", "nfsd", "foreign"})
 
 
 def notes(capture: HostCapture) -> list[Event]:
