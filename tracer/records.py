@@ -16,7 +16,7 @@ SIDES: Final = {SIDE_SERVER: "server", SIDE_CLIENT: "client"}
 LAYERS: Final = {1: "rpc", 2: "nfs", 3: "vfs", 4: "hook", 5: "kernel"}
 WAIT_KINDS: Final = {1: "blocked", 2: "runnable", 3: "throttled", 4: "held", 5: "running"}
 
-HOLDS: Final = {1: "frozen", 2: "channel", 3: "queue"}
+HOLDS: Final = {1: "frozen", 2: "channel", 3: "queue", 4: "program"}
 
 WAIT_BLOCKED: Final = 1
 WAIT_HELD: Final = 4

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args, get_type_hints
 
+import pytest
 from click.testing import CliRunner
 
 import tracer
 from tracer.commands.schema import command
+from tracer.model import Holder, Wait
+from tracer.records import HOLDS, WAIT_KINDS
 from tracer.schema import TABLES
 from tracer.schema_text import markdown
 from tracer.store.arrow import arrow_schema
@@ -38,3 +42,10 @@ def test_column_names_are_unique_and_described() -> None:
         names = [column.name for column in table.columns]
         assert len(set(names)) == len(names)
         assert all(column.about and column.example for column in table.columns)
+
+
+@pytest.mark.parametrize(("kind", "stored"), [(Holder, HOLDS), (Wait, WAIT_KINDS)])
+def test_every_kind_that_is_known_can_be_read_back(
+    kind: type[Holder | Wait], stored: dict[int, str]
+) -> None:
+    assert set(get_args(get_type_hints(kind)["kind"])) == set(stored.values())
