@@ -24,7 +24,7 @@ from tracer import calls
 from tracer.host import pack_peer
 from tracer.kernel import bpf, functions, tasks
 from tracer.kernel.memory import KernelMemory
-from tracer.procfs.descriptors import descriptors
+from tracer.procfs.descriptors import descriptors, fdinfo
 from tracer.procfs.holders import asked
 from tracer.records import (
     NO_STACK,
@@ -429,13 +429,15 @@ def insert(found: Found, maps: Mapping[str, int]) -> None:
 
 def permission_listeners(proc: Path) -> Iterator[PermissionListener]:
     """Yield every fanotify descriptor with permission marks on this host."""
-    for pid, number, text in descriptors(proc, lambda link: link == "anon_inode:[fanotify]"):
+    for each in descriptors(proc):
+        if each.target != "anon_inode:[fanotify]":
+            continue
         try:
-            marks = permission_marks(text)
+            marks = permission_marks(fdinfo(proc, each))
         except ValueError:
             continue
         if marks:
-            yield PermissionListener(pid, number, marks)
+            yield PermissionListener(each.pid, each.number, marks)
 
 
 def permission_marks(fdinfo: str) -> str:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 
-def descriptors(proc: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[int, int, str]]:
-    """Yield (pid, descriptor, text of fdinfo) of those whose link's text is ``wanted``.
+class Descriptor(NamedTuple):
+    """A descriptor of a process; ``target`` is what its link says."""
 
-    A process that ends meanwhile, and what it has closed, are left out.
-    """
+    pid: int
+    number: int
+    target: str
+
+
+def descriptors(proc: Path) -> Iterator[Descriptor]:
+    """Yield all that is open; processes that end meanwhile, and what is closed, are left out."""
     for process in proc.iterdir():
         if not process.name.isdigit():
             continue
@@ -20,9 +26,16 @@ def descriptors(proc: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[int
             continue
         for link in links:
             try:
-                if not wanted(str(link.readlink())):
-                    continue
-                text = (process / "fdinfo" / link.name).read_text()
-            except (OSError, ValueError):
+                target = str(link.readlink())
+            except OSError:
                 continue
-            yield int(process.name), int(link.name), text
+            yield Descriptor(int(process.name), int(link.name), target)
+
+
+def fdinfo(proc: Path, descriptor: Descriptor) -> str:
+    """Return what the kernel tells of a descriptor; nothing if it is closed by now, or no text."""
+    path = proc / str(descriptor.pid) / "fdinfo" / str(descriptor.number)
+    try:
+        return path.read_text()
+    except (OSError, ValueError):
+        return ""

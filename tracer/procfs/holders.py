@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tracer.procfs.descriptors import descriptors
+
 _NETLINK_NETFILTER: Final = "12"
 
 
@@ -24,16 +26,12 @@ def asked(proc: Path) -> Iterator[Asked]:
     net/netfilter/nfnetlink_queue ("%5u %6u ..": queue number, port id, ..).
     """
     queues = _queues(proc)
-    for descriptor in proc.glob("[0-9]*/fd/*"):
-        try:
-            target = descriptor.readlink()
-        except OSError:  # it has ended, or closed it
-            continue
-        pid = int(descriptor.parent.parent.name)
+    for pid, _, target in descriptors(proc):
         # /proc/net is a link of each process's own: /proc/402/net/rpc/nfsd.export/channel
-        if target.name == "channel" and target.parent.parent.name == "rpc":
-            yield Asked(pid, "channel", target.parent.name)
-        for queue in queues.get(str(target), ()):
+        path = Path(target)
+        if path.name == "channel" and path.parent.parent.name == "rpc":
+            yield Asked(pid, "channel", path.parent.name)
+        for queue in queues.get(target, ()):
             yield Asked(pid, "queue", queue)
 
 

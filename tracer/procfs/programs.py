@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tracer.procfs.aside import Aside
-from tracer.procfs.descriptors import descriptors
+from tracer.procfs.descriptors import descriptors, fdinfo
 from tracer.procfs.processes import NS_PER_TICK, parse_stat
 from tracer.rows.text import decoded
 
@@ -57,13 +57,13 @@ def holdings(proc: Path, programs: Iterable[int]) -> list[Holding]:
     """Return who holds any of these programs now."""
     wanted = set(programs)
     found: dict[tuple[int, int], Holding] = {}
-    for pid, _, text in descriptors(proc, lambda link: link.startswith(_OF_BPF)):
-        match = _PROGRAM.search(text)
+    for each in descriptors(proc):
+        match = _PROGRAM.search(fdinfo(proc, each)) if each.target.startswith(_OF_BPF) else None
         program = int(match[1]) if match else None
-        if program in wanted and (program, pid) not in found:
-            start_ns = _start_ns(proc / str(pid) / "stat")
+        if program in wanted and (program, each.pid) not in found:
+            start_ns = _start_ns(proc / str(each.pid) / "stat")
             if start_ns is not None:
-                found[program, pid] = Holding(program, pid, start_ns)
+                found[program, each.pid] = Holding(program, each.pid, start_ns)
     return list(found.values())
 
 
