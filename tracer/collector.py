@@ -245,7 +245,9 @@ class Collector:
         """Tell the programs where code lies that is not the kernel's, and the writer whose."""
         owners = self._foreign.follow()
         if owners:
-            self.add_fact(wire.OWNERS, {str(begin): label for begin, label in owners.items()})
+            self.add_fact(
+                wire.OWNERS, {str(begin): owner.text() for begin, owner in owners.items()}
+            )
         for text in self._foreign.notes:
             note = {"mono_ns": time.monotonic_ns(), "name": "foreign", "text": text}
             self.add_fact(wire.NOTE, note)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tracer.kernel import bpf
+from tracer.owners import Owner
 from tracer.procfs.held_open import Texts
 from tracer.procfs.modules import out_of_tree
 
@@ -68,8 +69,8 @@ class ForeignCode:
         self._noted: set[str] = set()
         self.notes: list[str] = []
 
-    def follow(self) -> dict[int, str]:
-        """Take in what came and went; return owner -> "module NAME" or "bpf NAME ID" of new ones.
+    def follow(self) -> dict[int, Owner]:
+        """Take in what came and went; return whose each new one is, by where it begins.
 
         What cannot be told for want of rights or room is in ``notes``.
         """
@@ -91,7 +92,7 @@ class ForeignCode:
             os.close(self._link)
             self._link = None
 
-    def _new_modules(self) -> dict[int, str]:
+    def _new_modules(self) -> dict[int, Owner]:
         texts = self._texts.read()
         if texts is None:
             self._say("modules cannot be listed")
@@ -110,13 +111,13 @@ class ForeignCode:
         for owned in new.values():
             self._note(owned)
         self._modules = there
-        return {owned.owner: f"module {name}" for name, owned in new.items()}
+        return {owned.owner: Owner("module", name) for name, owned in new.items()}
 
-    def _new_programs(self) -> dict[int, str]:
+    def _new_programs(self) -> dict[int, Owner]:
         for identifier in [one for one in self._programs if not bpf.program_exists(one)]:
             for owned in self._programs.pop(identifier):
                 self._forget(owned)
-        found: dict[int, str] = {}
+        found: dict[int, Owner] = {}
         for identifier in self._new_ids():
             self._newest = identifier
             code = None if identifier in self._own else bpf.program_code(identifier)
@@ -127,7 +128,7 @@ class ForeignCode:
             self._programs[identifier] = parts
             for part in parts:
                 self._note(part)
-            found[owner] = f"bpf {code.name} {identifier}"
+            found[owner] = Owner("bpf", code.name, identifier)
         return found
 
     def _new_ids(self) -> list[int]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tracer import foreign
 from tracer.foreign import ForeignCode, prefixes
 from tracer.kernel.bpf import ProgramCode
+from tracer.owners import Owner
 
 FILTER = ProgramCode(26, "filter", ((0x1000, 0x100), (0x2000, 0x40)))
 AGENT = b"agent 4096 1 - Live 0x5000 (OE)\n"
@@ -101,7 +102,7 @@ def test_nor_are_those_that_systemd_has_on_every_host(kernel: Kernel, code: Fore
 
 def test_all_functions_of_a_program_are_its(kernel: Kernel, code: ForeignCode) -> None:
     kernel.programs = {1: FILTER, 41: FILTER}
-    assert code.follow() == {0x1000: "bpf filter 41"}
+    assert code.follow() == {0x1000: Owner("bpf", "filter", 41)}
     assert [kernel.owner(at) for at in (0xFFF, 0x1000, 0x10FF, 0x1100, 0x203F, 0x2040)] == [
         *(None, 0x1000, 0x1000, None, 0x1000, None)
     ]
@@ -110,7 +111,7 @@ def test_all_functions_of_a_program_are_its(kernel: Kernel, code: ForeignCode) -
 
 def test_what_is_gone_is_forgotten_and_sampled_no_more(kernel: Kernel, code: ForeignCode) -> None:
     kernel.programs, kernel.modules = {41: FILTER}, AGENT
-    assert code.follow() == {0x1000: "bpf filter 41", 0x5000: "module agent"}
+    assert code.follow() == {0x1000: Owner("bpf", "filter", 41), 0x5000: Owner("module", "agent")}
     assert kernel.owner(0x5FFF) == 0x5000
     kernel.programs = {}
     code.follow()
@@ -127,7 +128,7 @@ def test_a_module_that_was_loaded_again_lies_elsewhere(kernel: Kernel, code: For
     kernel.modules = AGENT
     code.follow()
     kernel.modules = AGENT.replace(b"5000", b"7000")
-    assert code.follow() == {0x7000: "module agent"}
+    assert code.follow() == {0x7000: Owner("module", "agent")}
     assert (kernel.owner(0x5000), kernel.owner(0x7000)) == (None, 0x7000)
 
 

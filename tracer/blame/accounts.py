@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
+from tracer.blame.causes import OF_STORAGE
 from tracer.blame.charge import Charge, Culprit, Link
 from tracer.blame.names import executable, is_interpreter
 from tracer.blame.stalls import Stall, Victim
@@ -16,10 +17,8 @@ from tracer.model import HostCapture, Process
 # part of the threshold, by itself.
 _OF_THRESHOLD: Final[Mapping[str, float]] = {
     "network": 1.0,
-    **dict.fromkeys(("cpu", "disk", "journal"), 0.5),
+    **dict.fromkeys(("cpu", *OF_STORAGE), 0.5),
 }
-
-STORAGE: Final = frozenset({"disk", "journal"})
 
 Blame: TypeAlias = tuple[Culprit, str]
 """A culprit and a cause."""
@@ -99,7 +98,7 @@ def _by_culprit(
     for charge, us in stall.bill.items():
         if charge.culprit is not None:
             first = programs.first(charge.culprit)
-            cause = of_storage[first] if charge.cause in STORAGE else charge.cause
+            cause = of_storage[first] if charge.cause in OF_STORAGE else charge.cause
             parts[first, cause][charge] = us
     return parts
 
@@ -112,7 +111,7 @@ def _storage_causes(stalls: Iterable[Stall], programs: Programs) -> dict[Culprit
     times: defaultdict[Culprit, Counter[str]] = defaultdict(Counter)
     for stall in stalls:
         for charge, us in stall.bill.items():
-            if charge.culprit is not None and charge.cause in STORAGE:
+            if charge.culprit is not None and charge.cause in OF_STORAGE:
                 times[programs.first(charge.culprit)][charge.cause] += us
     return {culprit: causes.most_common(1)[0][0] for culprit, causes in times.items()}
 

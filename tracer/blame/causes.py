@@ -32,6 +32,9 @@ Cause = Literal[
     "unknown",
 ]
 
+# Waits for a disk, in the end.
+OF_STORAGE: Final[tuple[Cause, ...]] = ("disk", "journal")
+
 CAUSE_NAMES: Final[tuple[str, ...]] = get_args(Cause)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from tracer.blame.causes import OF_STORAGE
 from tracer.blame.charge import Culprit
 from tracer.blame.evidence import DirectWaits
 from tracer.blame.hosts import Host
@@ -25,7 +26,7 @@ _MAX_UNKNOWN: Final = 0.5
 
 _CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
     "network": ("network", "packet-filter", "remote"),
-    "disk": ("disk", "journal"),
+    "disk": OF_STORAGE,
     "cpu": ("cpu", "throttle", "irq"),
     "memory": ("reclaim",),
     "nfsd threads": ("threads",),

@@ -3,8 +3,8 @@
 A process is named when the wait itself leads to it: it answers the fanotify group
 the thread waits for, it woke the thread in its own context while giving up the lock,
 or it had the very CPU in whose queue the thread was. A module or a BPF program is named
-when the thread was in its code. That a process was busy at the
-same time is no evidence here.
+when the thread was in its code. That a process was busy at the same time is no evidence
+here.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tracer.blame.signatures import (
     releases,
 )
 from tracer.model import HostCapture, Listener, ProcessKey, Side, Wait
+from tracer.owners import owner_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +106,10 @@ class Suspects:
 
     def _runs(self, wait: Wait) -> Finding:
         """Return whose code a thread was in on a CPU."""
-        kind, name, *_ = (*(wait.owner or "").split(" "), "")
-        if kind == "module":
-            return Finding("module", Culprit("module", name, self._capture.host))
-        if kind == "bpf":
-            return Finding("bpf", Culprit("bpf", name, self._capture.host))
-        return Finding("running")
+        owner = owner_of(wait.owner)
+        if owner is None:
+            return Finding("running")
+        return Finding(owner.kind, Culprit(owner.kind, owner.name, self._capture.host))
 
     def _in_module(self, module: str, wait: Wait) -> Finding:
         """Return who is behind a module's wait: the process that answered it, or itself."""

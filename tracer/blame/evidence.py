@@ -16,6 +16,7 @@ from tracer.blame.names import name_of
 from tracer.blame.signatures import bare
 from tracer.blame.units import human_us, utc
 from tracer.model import HostCapture, Listener, Process
+from tracer.owners import owner_of
 
 # A stack in words ends at the function that names the operation; more is noise.
 _STACK_FRAMES: Final = 12
@@ -246,7 +247,8 @@ def _program_lines(capture: HostCapture, owners: Iterable[str]) -> Iterator[str]
 
 def _programs(owners: Iterable[str]) -> set[str]:
     """Return the ids of the BPF programs among the owners of code."""
-    return {owner.rpartition(" ")[2] for owner in owners if owner.startswith("bpf ")}
+    found = (owner_of(text) for text in owners)
+    return {str(owner.program) for owner in found if owner and owner.program is not None}
 
 
 def _listener_lines(rows: Iterable[Listener]) -> Iterator[str]:

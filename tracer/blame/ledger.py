@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
+from tracer.blame.causes import OF_STORAGE
 from tracer.blame.charge import (
     QUEUE_LINK,
     RUNNING,
@@ -58,9 +59,6 @@ _NFS4ERR_GRACE: Final = 10013
 _FORGOTTEN: Final = frozenset({10022, 10023, 10052, 10078})
 # NFS4ERR_DELAY, and what NFSv3's NFS3ERR_JUKEBOX is to the client: EJUKEBOX.
 _ASKED_TO_WAIT: Final = frozenset({10008, 528})
-
-# What is waited for is a disk in the end.
-_OF_STORAGE: Final = ("disk", "journal")
 
 # Stands for blocked time that found no free slot in the record.
 _LOST_WAIT: Final = Wait("blocked", 0, 0, 0, 0)
@@ -185,7 +183,7 @@ class Ledger:
             return {charge_to("throttle", self._quota(host, op)): 1.0}
         if finding.wait_class == "lock" and finding.culprit:
             return self._held_mix(host, op, span, finding.culprit)
-        if finding.wait_class in _OF_STORAGE:
+        if finding.wait_class in OF_STORAGE:
             return self.hosts[host].storage.mix(op, span, finding.charge)
         return {finding.charge: 1.0}
 

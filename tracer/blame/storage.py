@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from tracer.blame.causes import OF_STORAGE
 from tracer.blame.charge import Charge, Culprit, Link, Mix, add, charge_to, filled, through
 from tracer.blame.committers import Committers
 from tracer.blame.culprits import Suspects
@@ -55,13 +56,14 @@ class Storage:
                 mix[through(Link(op.disk or "", None, "disk"), user)] = share
         if rest.cause == "journal":
             journal = max(0.0, 1 - others)
-        filled_by = self._fillers.shares(op.device, span.start, span.end)
-        filled_by_others = sum(filled_by.values())
-        if filled_by_others >= _MOST:
-            add(mix, self._fill(op, filled_by), journal)
-        others += journal * (
-            filled_by_others or self._committers.others(op.mount, span.start, span.end)
-        )
+        if journal:
+            filled_by = self._fillers.shares(op.device, span.start, span.end)
+            theirs = sum(filled_by.values())
+            if theirs >= _MOST:
+                add(mix, self._fill(op, filled_by), journal)
+            # Of a journal whose fillers are not told, who asked for commits.
+            theirs = theirs or self._committers.others(op.mount, span.start, span.end)
+            others += journal * theirs
         return filled(mix, 1.0, self._slow(op, span) or rest if others < _ALONE else rest)
 
     def _fill(self, op: Operation, filled_by: Mapping[ProcessKey, float]) -> Mix:
@@ -80,7 +82,7 @@ class Storage:
         """Yield what was seen of who or what kept others waiting for storage."""
         if culprit.kind == "device":
             yield from self._device(culprit.name)
-        elif culprit.process and cause in ("disk", "journal"):
+        elif culprit.process and cause in OF_STORAGE:
             for device, (blocks, handles) in self._fillers.totals(culprit.process).items():
                 yield f"filled {blocks} blocks of the journal of {device}, in {handles} changes"
             for disk, (busy_us, requests) in self._users.totals(culprit.process).items():

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from tracer import wire
 from tracer.losses import BAD_FRAME
+from tracer.owners import owner_of
 from tracer.procfs import samples
 from tracer.procfs.aside import Aside
 from tracer.procfs.cgroups import Cgroups
@@ -188,11 +189,11 @@ class _Memory:
         return self._places[key]
 
     def _owner(self, begin: int) -> str | None:
-        owner = self._owners.get(begin)
-        kind, _, which = (owner or "").partition(" ")
-        if kind == "bpf":
-            self.programs.want(int(which.rpartition(" ")[2]))
-        return owner
+        text = self._owners.get(begin)
+        owner = owner_of(text)
+        if owner is not None and owner.program is not None:
+            self.programs.want(owner.program)
+        return text
 
     def new_segment(self) -> None:
         self.stacks.new_segment()
