@@ -18,6 +18,7 @@ BPF_HASH(rpcs, u64, struct rpc_rec, MAX_RPCS);
 static __always_inline void vfs_enter(u64 number, u32 dev)
 {
 	struct op_rec *op;
+	u64 now;
 
 	if (is_own())
 		return;
@@ -28,7 +29,10 @@ static __always_inline void vfs_enter(u64 number, u32 dev)
 		op->depth++;
 		return;
 	}
-	op_begin(op, SIDE_CLIENT, bpf_ktime_get_ns());
+	now = bpf_ktime_get_ns();
+	if (op->watched)
+		answer_end(op, now);
+	op_begin(op, SIDE_CLIENT, now);
 	op->mark = syscall_mark(current_task());
 	op->arrival_ns = 0;
 	op->op = number;
@@ -61,6 +65,8 @@ static __always_inline void vfs_end(struct op_rec *op, u8 layer, s32 status)
 	if (!(op->flags & OP_BEGIN_UNKNOWN))
 		add_latency(&key, wall_ns);
 	op_end(op, now, wall_ns >= cut_ns());
+	if (op->watched)
+		answer_begin(op, now);
 }
 
 /*

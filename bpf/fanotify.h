@@ -37,6 +37,7 @@ int fsnotify_remove_first_event_exit(unsigned long long *ctx)
 	if (op && op->event == event)
 		op->read_ns = bpf_ktime_get_ns();
 	events.delete(&event);
+	note_asked(bpf_ktime_get_ns());
 	return 0;
 }
 
@@ -59,6 +60,7 @@ int fanotify_read_enter(unsigned long long *ctx)
 {
 	struct listener_rec *rec = current_listener(ctx[0]);
 
+	note_not_asked();
 	if (rec) {
 		__sync_fetch_and_add(&rec->reads, 1);
 		rec->last_read_ns = bpf_ktime_get_ns();
@@ -70,6 +72,7 @@ int fanotify_write_enter(unsigned long long *ctx)
 {
 	struct listener_rec *rec = current_listener(ctx[0]);
 
+	note_not_asked();
 	if (rec) {
 		__sync_fetch_and_add(&rec->writes, 1);
 		rec->last_write_ns = bpf_ktime_get_ns();

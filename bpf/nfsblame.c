@@ -9,6 +9,7 @@
 #include "maps.h"
 #include "kernel.h"
 #include "op.h"
+#include "answers.h"
 #include "paired.h"
 #include "cpu.h"
 #include "sched.h"

@@ -239,10 +239,15 @@ static __always_inline void add_wait(struct op_rec *op, struct wait_rec *key, u6
 	wait->first_ns = from;
 add:
 	wait->last_ns = to;
+	wait->waker_tid = key->waker_tid;
 	wait->total_ns += ns;
 	if (wait->group && wait->kind != WAIT_RUNNING)
 		wait->unread_ns += unread_ns(op, from, to);
 	wait->count += 1;
-	if (ns > wait->max_ns)
-		wait->max_ns = ns;
+	if (ns <= wait->max_ns)
+		return;
+	wait->max_ns = ns;
+	/* Who reads a socket wakes its writer for room, who waits to read, too. */
+	if (key->waker_stack >= 0)
+		wait->waker_stack = key->waker_stack;
 }

@@ -19,6 +19,7 @@
 #define LAYER_VFS 3
 #define LAYER_HOOK 4
 #define LAYER_KERNEL 5
+#define LAYER_ANSWER 6
 
 #define WAIT_BLOCKED 1
 #define WAIT_RUNNABLE 2
@@ -40,6 +41,14 @@
 #define OP_DROPPED 4	   /* server: there will be no reply */
 #define RPC_ENDED 8	   /* stays in `rpcs` only: the task may be restarted */
 #define OP_KERNEL 16	   /* no operation: a kernel thread on the way of all of them */
+#define OP_ANSWER 32	   /* no operation: what a thread did until another could go on */
+
+/*
+ * op_rec.watched: what the thread waits for is recorded, for others have waited for it. The
+ * threads between an operation and it, itself counted, and:
+ */
+#define ASKED 128 /* it has read a permission event that an operation waits for */
+#define MAX_HOPS 4
 
 /* Parts of the name of a server's file: its own, its folder's, and so on upwards. */
 #define NAME_PARTS 4
@@ -63,9 +72,11 @@ struct wait_rec {
 	u64 max_ns;
 	u64 unread_ns; /* of total_ns: nobody had read the group's event yet */
 	s32 stack;     /* id in `stacks`, negative errno if the stack could not be kept */
-	s32 waker_stack;
+	s32 waker_stack; /* at the end of the longest of them */
 	u32 count;
 	u32 kind;
+	u32 waker_tid; /* the thread of the waker that ended the last of them; 0 = unknown */
+	u32 pad;
 };
 
 /* An operation of a thread: an RPC served (server) or a VFS call (client). */
@@ -114,6 +125,8 @@ struct op_rec {
 	u32 nwaits;
 	u32 nfs_status; /* server: NFS3ERR_ or NFS4ERR_ of the reply */
 	u32 call_dev;	/* s_dev, for a call outside of an operation */
+	u32 waker_tid;
+	u32 pad;
 	u8 peer[16];	/* IPv6, or IPv4 mapped; zero = unknown */
 	u8 side;
 	u8 active;
@@ -122,7 +135,7 @@ struct op_rec {
 	u8 early;  /* server, between operations: waits has those for a CPU */
 	u8 nearly; /* so many of waits are from before the operation began */
 	u8 taken;  /* server: has read a request, and does not know yet what it is */
-	u8 pad[1];
+	u8 watched; /* hops, ASKED */
 	char comm[16];
 	char name[NAME_PARTS][NAME_PART_LEN]; /* server, slow operations; empty = unknown */
 	struct wait_rec waits[MAX_WAITS];

@@ -65,6 +65,7 @@ static __always_inline void blocked_wait(struct op_rec *op, u64 to)
 	if (op->waking_ns && (key.stack != NO_STACK || key.group)) {
 		key.waker = op->waker;
 		key.waker_stack = op->waker_stack;
+		key.waker_tid = op->waker_tid;
 	}
 	add_wait(op, &key, op->off_ns, to, to - op->off_ns);
 }
@@ -83,10 +84,16 @@ static __always_inline void kernel_ready(struct op_rec *op, u64 now)
 		count_loss(LOSS_RING_FULL);
 }
 
+/* A thread whose waits go into a record. */
+static __always_inline bool is_recorded(struct op_rec *op)
+{
+	return op->active || op->taken || op->watched;
+}
+
 /* It has a CPU again: what had it waited for since it left one? */
 static __always_inline void op_resumes(struct op_rec *op, struct cpu_rec *cpu)
 {
-	bool was_off = (op->active || op->taken) && op->off_ns;
+	bool was_off = is_recorded(op) && op->off_ns;
 	struct proc_id nobody = {};
 	u64 now;
 
@@ -142,7 +149,7 @@ int on_sched_switch(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	note_ran(cpu, next);
 	op = tid ? threads.lookup(&tid) : NULL;
-	if (op && (op->active || is_awaited(op))) {
+	if (op && (is_recorded(op) || is_awaited(op))) {
 		/* A task that is preempted or yields stays runnable: state 0. */
 		u64 state = ctx->args[0] ? 0 : load_u32(prev, OFF_task_struct__state);
 
@@ -150,7 +157,9 @@ int on_sched_switch(struct bpf_raw_tracepoint_args *ctx)
 		op->waking_ns = 0;
 		/* It may have been woken before it slept. */
 		op_unqueued(op);
-		if (!op->active && !op->taken) {
+		if (state)
+			watch_or_not(op, now);
+		if (!is_recorded(op)) {
 			if (state)
 				op->early = 0;
 			else
@@ -159,7 +168,7 @@ int on_sched_switch(struct bpf_raw_tracepoint_args *ctx)
 			op->off_kind = state ? WAIT_BLOCKED : WAIT_RUNNABLE;
 			op->off_stack = NO_STACK;
 			/* A young operation's is read once the wait has turned out to be long. */
-			if (state && now - op->begin_ns >= stack_ns()) {
+			if (state && !is_answering(op) && now - op->begin_ns >= stack_ns()) {
 				op->off_stack = stacks.get_stackid(ctx, 0);
 				if (op->off_stack < 0)
 					count_loss(LOSS_STACK);
@@ -187,7 +196,7 @@ int on_sched_waking(unsigned long long *ctx)
 
 	if (!op || op->waking_ns)
 		return 0;
-	if (!op->active && !op->taken) {
+	if (!is_recorded(op)) {
 		if (is_awaited(op))
 			early_ready(op, task, bpf_ktime_get_ns());
 		return 0;
@@ -196,6 +205,7 @@ int on_sched_waking(unsigned long long *ctx)
 		return 0;
 	now = bpf_ktime_get_ns();
 	proc_of(current_task(), &op->waker);
+	op->waker_tid = bpf_get_current_pid_tgid();
 	op->waker_stack = -1;
 	if (now - op->off_ns >= stack_ns()) {
 		if (op->off_stack == NO_STACK)
@@ -204,6 +214,7 @@ int on_sched_waking(unsigned long long *ctx)
 		if (op->waker_stack < 0)
 			count_loss(LOSS_STACK);
 		note_current(&op->waker);
+		note_answer(ctx, current_task(), op, now);
 	}
 	op->waking_ns = now;
 	op_queued(op, task, now);
@@ -224,7 +235,7 @@ int on_sleeper(unsigned long long *ctx)
 		return 0;
 	tid = load_u32(task, OFF_task_struct__pid);
 	op = threads.lookup(&tid);
-	if (!op || !op->active || !goes_on(op, task))
+	if (!op || !(op->active || op->watched & ASKED) || !goes_on(op, task))
 		return 0;
 	if (op->off_ns && !op->waking_ns && op->off_kind == WAIT_BLOCKED &&
 	    op->off_stack == NO_STACK && bpf_ktime_get_ns() - op->off_ns >= stack_ns())

@@ -54,6 +54,8 @@ VFS_OPS: Final = (
     "softirq",
     "work",
     "packet",
+    # Nor this: what a process does that others wait for.
+    "answer",
 )
 
 # Stands for the name of the RPC procedure 0, for which the kernel has none.

@@ -25,6 +25,7 @@ from tracer.losses import IN_KERNEL
 from tracer.outbox import Interval
 from tracer.procfs.held_open import Exported, KernelLog, Samples
 from tracer.records import (
+    ASKED,
     FIRST_SLEEPER,
     NAME_PART_LEN,
     NAME_PARTS,
@@ -67,6 +68,7 @@ class _At:
     op_mark = OpRec.mark.offset
     op_arrival = OpRec.arrival_ns.offset
     op_active = OpRec.active.offset
+    op_watched = OpRec.watched.offset
     op_side = OpRec.side.offset
     op_flags = OpRec.flags.offset
     op_proc = OpRec.proc.offset
@@ -326,7 +328,7 @@ class Collector:
         found: list[bytes] = []
         self.stuck_before = 0
         for _, record in self._threads.read():
-            if not record[_At.op_active]:
+            if not record[_At.op_active] and not record[_At.op_watched] & ASKED:
                 continue
             flags = _U32.unpack_from(record, _At.op_flags)[0]
             self.stuck_before += bool(flags & OP_BEGIN_UNKNOWN)

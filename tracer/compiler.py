@@ -27,7 +27,7 @@ from tracer.host import possible_processors
 from tracer.kernel import bpf, cache, functions, objects, offsets, standins, tracefs
 from tracer.kernel.btf import Btf
 from tracer.kernel.objects import MapSpec, Object
-from tracer.records import MAP_SIZES
+from tracer.records import MAP_SIZES, SIDE_CLIENT, SIDE_SERVER
 
 MODULES: Final = ("sunrpc", "nfsd", "nfs", "nfsv4")
 # Numbers of calls that the BPF source names.
@@ -35,6 +35,7 @@ _CALLS: Final = {
     "VFS_PERMISSION": calls.vfs_number("permission"),
     "VFS_WORK": calls.vfs_number("work"),
     "VFS_PACKET": calls.vfs_number("packet"),
+    "VFS_ANSWER": calls.vfs_number("answer"),
     "RPC_NULL": calls.RPC_NULL,
     "HOOKS_FROM": calls.HOOKS_FROM,
     "HOOKS_TO": calls.HOOKS_FROM + len(calls.HOOKS),
@@ -88,6 +89,8 @@ def _definitions(btf: Btf, sides: list[str]) -> tuple[list[str], dict[str, int]]
         if size is not None:
             found[f"SIZE_{name}"] = size
     values = {**MAP_SIZES, **found, **_CALLS, "MAX_CPUS": possible_processors()}
+    # Of what belongs to neither side.
+    values["HOST_SIDE"] = SIDE_SERVER if "server" in sides else SIDE_CLIENT
     flags = [f"-D{name}={value}" for name, value in values.items()]
     # The queue came before the bio until e8a676d61c07 and eb6f7f7cd3af (v5.11).
     for event in ("block_bio_queue", "block_split"):

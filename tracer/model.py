@@ -67,6 +67,7 @@ class Wait:
     stack: tuple[str, ...] = ()
     waker: ProcessKey | None = None
     waker_stack: tuple[str, ...] = ()
+    waker_tid: int | None = None
     fanotify_group: str | None = None
     unread_us: int | None = None
     owner: str | None = None
@@ -78,7 +79,7 @@ class Operation:
 
     host: str
     side: Side
-    layer: Literal["rpc", "vfs", "kernel"]
+    layer: Literal["rpc", "vfs", "kernel", "answer"]
     op_id: int
     op: str
     begin_mono_us: int
@@ -253,6 +254,7 @@ class HostCapture:
 
     ``addresses`` are the host's own IP addresses: they join a client's ``peer``
     with the server whose capture is there, and the other way round.
+    ``answers``: what threads did that others waited for, the operations of layer "answer".
     ``answered``: for each interval in which RPCs of the client ended, its begin and end
     on CLOCK_MONOTONIC in microseconds, and how many; in order.
     ``incomplete`` says in words why the data is not whole; empty if it is.
@@ -270,6 +272,7 @@ class HostCapture:
     addresses: frozenset[str] = frozenset()
     nfsd_threads: int | None = None
     operations: Sequence[Operation] = ()
+    answers: Sequence[Operation] = ()
     interval_waits: Sequence[IntervalWaits] = ()
     processes: Mapping[ProcessKey, Process] = field(default_factory=dict)
     listeners: Sequence[Listener] = ()

@@ -13,7 +13,7 @@ SIDE_SERVER: Final = 1
 SIDE_CLIENT: Final = 2
 SIDES: Final = {SIDE_SERVER: "server", SIDE_CLIENT: "client"}
 
-LAYERS: Final = {1: "rpc", 2: "nfs", 3: "vfs", 4: "hook", 5: "kernel"}
+LAYERS: Final = {1: "rpc", 2: "nfs", 3: "vfs", 4: "hook", 5: "kernel", 6: "answer"}
 WAIT_KINDS: Final = {1: "blocked", 2: "runnable", 3: "throttled", 4: "held", 5: "running"}
 
 HOLDS: Final = {1: "frozen", 2: "channel", 3: "queue", 4: "program"}
@@ -32,6 +32,9 @@ OP_BEGIN_UNKNOWN: Final = 2
 OP_DROPPED: Final = 4
 RPC_ENDED: Final = 8
 OP_KERNEL: Final = 16
+OP_ANSWER: Final = 32
+
+ASKED: Final = 128
 
 USE_DISK: Final = 1
 USE_JOURNAL: Final = 2
@@ -104,6 +107,8 @@ class WaitRec(ctypes.Structure):
         ("waker_stack", _s32),
         ("count", _u32),
         ("kind", _u32),
+        ("waker_tid", _u32),
+        ("pad", _u32),
     ]
 
 
@@ -153,6 +158,8 @@ class OpRec(ctypes.Structure):
         ("nwaits", _u32),
         ("nfs_status", _u32),
         ("call_dev", _u32),
+        ("waker_tid", _u32),
+        ("pad", _u32),
         ("peer", _u8 * 16),
         ("side", _u8),
         ("active", _u8),
@@ -161,7 +168,7 @@ class OpRec(ctypes.Structure):
         ("early", _u8),
         ("nearly", _u8),
         ("taken", _u8),
-        ("pad", _u8 * 1),
+        ("watched", _u8),
         ("comm", ctypes.c_char * 16),
         ("name", (ctypes.c_char * NAME_PART_LEN) * NAME_PARTS),
         ("waits", WaitRec * MAX_WAITS),

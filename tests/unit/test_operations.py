@@ -210,7 +210,15 @@ def test_foreign_code_that_ran_has_an_owner_and_no_group() -> None:
 def test_waits_that_ended() -> None:
     rec = op(
         waits=[
-            wait(1001, 1002, stack=7, waker=proc(402), waker_stack=8, group=0xFFFF8880041C2A00),
+            wait(
+                1001,
+                1002,
+                stack=7,
+                waker=proc(402),
+                waker_tid=403,
+                waker_stack=8,
+                group=0xFFFF8880041C2A00,
+            ),
             wait(1002, 1002.5, kind=2, count=3),
         ]
     )
@@ -232,6 +240,7 @@ def test_waits_that_ended() -> None:
         "waker_pid": 402,
         "waker_start_us": 1_000_000,
         "waker_stack_id": 800,
+        "waker_tid": 403,
         "fanotify_group": "ffff8880041c2a00",
         "unread_us": 0,
     }

@@ -34,6 +34,7 @@ COMMON: Final = (
     _field("task_struct", "flags"),
     _field("task_struct", "comm"),
     _field("task_struct", "mm"),
+    _field("task_struct", "stack"),
     _field("task_struct", "group_leader"),
     _field("task_struct", "real_parent"),
     # start_boottime was real_start_time before cf25e24db61c (v5.5).

@@ -18,6 +18,7 @@ from tracer.records import (
     LAYERS,
     MAX_WAITS,
     NAME_PART_LEN,
+    OP_ANSWER,
     OP_BEGIN_UNKNOWN,
     OP_DROPPED,
     OP_IN_FLIGHT,
@@ -163,6 +164,7 @@ def wait_rows(rec: OpRec, now_ns: int, ts_us: int, look: Lookups) -> list[Row]:
         same
         | waker(wait.waker, wait.waker_stack, look)
         | {
+            "waker_tid": wait.waker_tid or None,
             "in_flight": False,
             "count": wait.count,
             "total_us": wait.total_ns // 1000,
@@ -240,10 +242,16 @@ def _going_on(rec: OpRec, now_ns: int, look: Lookups) -> list[Row]:
                 "stack_id": look.stack(rec.off_stack),
                 "fanotify_group": group_name(rec.group),
                 "unread_us": _unread_us(rec, first_ns, last_ns) if kind == BLOCKED else None,
-                **(waker(rec.waker, rec.waker_stack, look) if kind == woken else {}),
+                **(_woken(rec, look) if kind == woken else {}),
             }
         )
     return rows
+
+
+def _woken(rec: OpRec, look: Lookups) -> Row:
+    """Return the columns of who has woken a thread that does not run yet."""
+    by = waker(rec.waker, rec.waker_stack, look)
+    return by | {"waker_tid": rec.waker_tid or None if by["waker_pid"] else None}
 
 
 def _unread_us(rec: OpRec, first_ns: int, last_ns: int) -> int | None:
@@ -254,6 +262,8 @@ def _unread_us(rec: OpRec, first_ns: int, last_ns: int) -> int | None:
 
 
 def _layer(rec: OpRec) -> str:
+    if rec.flags & OP_ANSWER:
+        return LAYERS[6]
     if rec.flags & OP_KERNEL:
         return LAYERS[5]
     return LAYERS[1] if rec.side == SIDE_SERVER else LAYERS[3]

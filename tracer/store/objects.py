@@ -85,6 +85,7 @@ def _host_capture(segments: Sequence[Segment], recording: set[str]) -> HostCaptu
     for number, of_recording in enumerate(by_recording.values()):
         merged = _merged(of_recording)
         operations += _operations(merged, number * _OP_ID_STEP, last[-1].host, keys, stacks)
+    operations.sort(key=lambda op: (op.begin_mono_us, op.op_id))
     losses: Counter[str] = Counter()
     for footer in last:
         losses.update(footer.losses)
@@ -102,7 +103,8 @@ def _host_capture(segments: Sequence[Segment], recording: set[str]) -> HostCaptu
         threshold_us=last[-1].threshold_us,
         addresses=frozenset(address for footer in last for address in footer.addresses),
         nfsd_threads=last[-1].nfsd_threads,
-        operations=sorted(operations, key=lambda op: (op.begin_mono_us, op.op_id)),
+        operations=[op for op in operations if op.layer != "answer"],
+        answers=[op for op in operations if op.layer == "answer"],
         interval_waits=list(_interval_waits(tables["waits"], last[-1], keys, stacks)),
         processes=_processes(tables["processes"], keys),
         listeners=_listeners(tables["listeners"], keys),
@@ -268,6 +270,7 @@ def _wait(row: Mapping[str, Any], keys: _Keys, stacks: _Stacks) -> Wait:
         stack=stacks(row["stack_id"]),
         waker=keys(row["waker_pid"], row["waker_start_us"]),
         waker_stack=stacks(row["waker_stack_id"]),
+        waker_tid=row["waker_tid"],
         fanotify_group=row["fanotify_group"],
         unread_us=row["unread_us"],
         owner=row["owner"],

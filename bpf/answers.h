@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * Threads that others wait for: who has answered a permission event, given up a lock or sent
+ * what was waited for. From the first time on what such a thread itself waits for is recorded,
+ * from one answer to the next, as that of an operation is: so a chain goes on behind it.
+ */
+
+/* Who has answered nobody for so long is watched no more. */
+#define WATCH_NS (300ULL * 1000000000)
+/* The bytes of a thread's kernel stack on x86 and arm64. */
+#define THREAD_BYTES 16384
+
+/*
+ * Whether a program runs on the current thread's own stack: for what an interrupt does the
+ * thread can do nothing. The context lies on the stack of whoever came upon the program; it is
+ * read as a number through a copy, for pointers may not be calculated with.
+ */
+static __always_inline bool is_by_thread(void *ctx, u64 task)
+{
+	void *pointer = ctx;
+	u64 address = 0;
+
+	if (bpf_probe_read_kernel(&address, sizeof(address), &pointer))
+		return false;
+	return address - read_u64(task + OFF_task_struct__stack) < THREAD_BYTES;
+}
+
+/* Neither in an operation nor about to be: what it waits for belongs to its next answer. */
+static __always_inline bool is_answering(struct op_rec *op)
+{
+	return op->watched && !op->active && !op->taken;
+}
+
+/* The answer that a thread works on begins. */
+static __always_inline void answer_begin(struct op_rec *op, u64 now)
+{
+	op_begin(op, HOST_SIDE, now);
+	op->active = 0;
+	op->arrival_ns = 0;
+	op->op = VFS_ANSWER;
+	op->flags = OP_ANSWER;
+}
+
+/* It is over. */
+static __always_inline void answer_end(struct op_rec *op, u64 now)
+{
+	if (now - op->begin_ns < cut_ns())
+		return;
+	op->end_ns = now;
+	if (ring.ringbuf_output(op, sizeof(*op), 0))
+		count_loss(LOSS_RING_FULL);
+}
+
+/* The current thread lets another go on that has waited for long. */
+static __always_inline void note_answer(void *ctx, u64 task, struct op_rec *woken, u64 now)
+{
+	u8 hops = is_answering(woken) ? (woken->watched & ~ASKED) + 1 : 1, known;
+	struct op_rec *op;
+
+	/* Else whoever deals with one who deals with one ... would be watched. */
+	if (hops > MAX_HOPS)
+		return;
+	if (is_kthread(task) || is_own() || !is_by_thread(ctx, task))
+		return;
+	op = current_op_or_new();
+	if (!op || op->active)
+		return;
+	if (op->watched)
+		answer_end(op, now);
+	known = op->watched & ~ASKED;
+	if (!known || hops < known)
+		op->watched = (op->watched & ASKED) | hops;
+	answer_begin(op, now);
+}
+
+/* The current thread has taken up a permission event that an operation waits for. */
+static __always_inline void note_asked(u64 now)
+{
+	struct op_rec *op = current_op_or_new();
+
+	if (!op || op->active)
+		return;
+	answer_begin(op, now);
+	op->watched = ASKED | 1;
+}
+
+/* It has answered, or asks for the next event. */
+static __always_inline void note_not_asked(void)
+{
+	struct op_rec *op = current_op();
+
+	if (op)
+		op->watched &= ~ASKED;
+}
+
+/* It goes to sleep: is it to be watched any longer? */
+static __always_inline void watch_or_not(struct op_rec *op, u64 now)
+{
+	if (!is_answering(op) || op->watched & ASKED || now - op->begin_ns < WATCH_NS)
+		return;
+	op->watched = 0;
+	op->side = 0;
+}
