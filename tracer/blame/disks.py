@@ -39,6 +39,15 @@ class DiskUsers:
         whole = max(end - start, sum(busy_us.values()))
         return {process: us / whole for process, us in busy_us.items()}
 
+    def only_disk(self, process: ProcessKey | None, start: int, end: int) -> str | None:
+        """Return the one disk that worked for a process in ``start``..``end``, None if several."""
+        found = {
+            disk
+            for disk, uses in self._uses.items()
+            if process and any(use.process == process for use, _ in uses.during(start, end))
+        }
+        return next(iter(found)) if len(found) == 1 else None
+
     def totals(self, process: ProcessKey) -> dict[str, tuple[int, int]]:
         """Return for each disk how many us it worked for a process, and on how many requests."""
         totals: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))

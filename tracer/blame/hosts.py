@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Final, TypeVar
 
+from tracer.blame.answers import Answers
 from tracer.blame.culprits import Suspects
 from tracer.blame.intervals import served_from, wall_us
 from tracer.blame.paths import RpcPath
@@ -33,6 +34,7 @@ class Host:
         self.capture = capture
         self.suspects = Suspects(capture)
         self.storage = Storage(capture, self.suspects)
+        self.answers = Answers(capture)
         self._children: defaultdict[int, list[Operation]] = defaultdict(list)
         self._by_process: defaultdict[ProcessKey, list[Operation]] = defaultdict(list)
         self._ends: dict[ProcessKey, tuple[list[int], int]] = {}

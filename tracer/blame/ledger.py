@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Final
 
 from tracer.blame.causes import OF_STORAGE
+from tracer.blame.chains import Chains
 from tracer.blame.charge import (
     QUEUE_LINK,
     RUNNING,
@@ -71,6 +72,7 @@ class Ledger:
         self.hosts = [Host(capture) for capture in captures]
         self.join = Join(captures)
         self.remote = Remote(self)
+        self._chains = Chains(self)
         self._bills: dict[int, Bill] = {}
         self._parts: dict[int, list[tuple[Span, Mix]]] = {}
         self._stretches: dict[int, list[Stretch]] = {}
@@ -172,11 +174,17 @@ class Ledger:
         return parts
 
     def _finding(self, host: int, op: Operation, span: Span) -> Finding:
-        return self.hosts[host].suspects.finding(span.wait, op.side)
+        # What a process waits for while others wait for it is of its own host.
+        side = "server" if op.layer == "answer" else op.side
+        return self.hosts[host].suspects.finding(span.wait, side)
 
     def _wait_mix(self, host: int, op: Operation, span: Span) -> Mix:
+        if op.layer == "answer":
+            between = self._chains.between(host, op, span)
+            if between is not None:
+                return between
         finding = self._finding(host, op, span)
-        elsewhere = self._remote_mix(host, op, span, finding) if op.side == "client" else None
+        elsewhere = self._remote_mix(host, op, span, finding) if op.layer == "vfs" else None
         if elsewhere is not None:
             return elsewhere
         if span.wait.kind == "throttled":
@@ -185,7 +193,7 @@ class Ledger:
             return self._held_mix(host, op, span, finding.culprit)
         if finding.wait_class in OF_STORAGE:
             return self.hosts[host].storage.mix(op, span, finding.charge)
-        return {finding.charge: 1.0}
+        return self._chains.behind(host, span, finding.charge)
 
     def _remote_mix(self, host: int, op: Operation, span: Span, finding: Finding) -> Mix | None:
         """Return what a client's wait for its server went to, None if it was for none."""
@@ -236,7 +244,7 @@ class Ledger:
         direct = charge_to("lock", holder)
         held_by = self.hosts[host].operation_at(holder.process, span.end, op)
         if held_by is None:
-            return {direct: 1.0}
+            return self._chains.behind(host, span, direct)
         start = max(span.start, served_from(held_by))
         end = min(span.end, held_by.end_mono_us)
         if end <= start:

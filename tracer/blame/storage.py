@@ -44,7 +44,8 @@ class Storage:
         """Return what an operation's wait for disk or journal went to; ``rest``: if to nobody."""
         mix: Mix = {}
         others = journal = 0.0
-        for process, share in self._users.shares(op.disk, span.start, span.end).items():
+        disk = op.disk or self._users.only_disk(op.process, span.start, span.end)
+        for process, share in self._users.shares(disk, span.start, span.end).items():
             row = self._capture.processes.get(process) if process else None
             if row is not None and is_journal(row):
                 journal += share
@@ -53,7 +54,7 @@ class Storage:
             # For whom other threads of the kernel work is not known.
             if row is not None and not row.kthread:
                 user = charge_to("disk", self._suspects.process(row.key))
-                mix[through(Link(op.disk or "", None, "disk"), user)] = share
+                mix[through(Link(disk or "", None, "disk"), user)] = share
         if rest.cause == "journal":
             journal = max(0.0, 1 - others)
         if journal:
@@ -64,7 +65,8 @@ class Storage:
             # Of a journal whose fillers are not told, who asked for commits.
             theirs = theirs or self._committers.others(op.mount, span.start, span.end)
             others += journal * theirs
-        return filled(mix, 1.0, self._slow(op, span) or rest if others < _ALONE else rest)
+        slow = self._slow(op.device, disk, span) if others < _ALONE else None
+        return filled(mix, 1.0, slow or rest)
 
     def _fill(self, op: Operation, filled_by: Mapping[ProcessKey, float]) -> Mix:
         """Return the charges to the processes that filled a journal, the kernel's own left out."""
@@ -88,11 +90,11 @@ class Storage:
             for disk, (busy_us, requests) in self._users.totals(culprit.process).items():
                 yield f"{disk} worked {human_us(busy_us)} for it, on {requests} requests"
 
-    def _slow(self, op: Operation, span: Span) -> Charge | None:
+    def _slow(self, device: str | None, disk: str | None, span: Span) -> Charge | None:
         """Return the charge to a disk or volume that was slow itself, None if none is known."""
-        if op.disk is None or not self._sees_users:
+        if disk is None or not self._sees_users:
             return None
-        name = self._devices.behind(op.device, op.disk, span)
+        name = self._devices.behind(device or disk, disk, span)
         return charge_to("disk", Culprit("device", name, self._capture.host)) if name else None
 
     def _device(self, name: str) -> Iterator[str]:

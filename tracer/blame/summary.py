@@ -39,6 +39,8 @@ _DID: Final[Mapping[str, str]] = {
     "module": "its code was in their way",
     "bpf": "its code ran in their way",
 }
+# What a process does that may wait for another in order to do it.
+_ANSWERED: Final = frozenset({"fanotify", "lock", "upcall", "module"})
 # What a host is to those who wait for it.
 _AS: Final[Mapping[str, str]] = {
     "network": "The network to",
@@ -95,6 +97,8 @@ def _who(blamed: Blamed) -> str:
 
 
 def _did(blamed: Blamed, direct: Direct | None) -> str:
+    if direct is None and len(blamed.chain) > 1 and blamed.cause in _ANSWERED:
+        return f"{blamed.chain[-2].link.name} waited for it ({blamed.cause})"
     if blamed.cause == "fanotify":
         what = _accesses(direct) if direct else "file accesses"
         return f"it held {what} (fanotify)"

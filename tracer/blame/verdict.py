@@ -16,6 +16,7 @@ from tracer.blame.cleared import MIN_SHARE, Cleared, cleared, figures
 from tracer.blame.evidence import Direct, direct_waits, lines, taken_together
 from tracer.blame.kthreads import works_for
 from tracer.blame.ledger import Ledger
+from tracer.blame.middlemen import Middlemen
 from tracer.blame.names import executable
 from tracer.blame.network import is_at_fault
 from tracer.blame.stalls import Stall, Victim
@@ -104,6 +105,7 @@ def verdict_of(ledger: Ledger, stalls: Sequence[Stall]) -> Verdict:
     found = accounts(stalls, programs, _threshold(captures))
     direct = direct_waits(ledger.hosts)
     by_program = taken_together(direct, programs.first)
+    middlemen = Middlemen(ledger.hosts)
     unshown = set() if is_at_fault(captures, _threshold(captures)) else {"network"}
     ranked = sorted(
         (
@@ -121,6 +123,7 @@ def verdict_of(ledger: Ledger, stalls: Sequence[Stall]) -> Verdict:
             total=total,
             captures=captures,
             direct=by_program.get(key),
+            middlemen=middlemen,
             beside=_beside(key, ledger, programs),
         )
         for rank, (key, account) in enumerate(ranked, start=1)
@@ -169,6 +172,7 @@ def _blamed(
     total: int,
     captures: Sequence[HostCapture],
     direct: Direct | None,
+    middlemen: Middlemen,
     beside: Iterable[str],
 ) -> Blamed:
     culprit, cause = key
@@ -186,17 +190,23 @@ def _blamed(
         for victim, (operations, stall_us) in account.victims.items()
     )
     stacks = direct.waker_stacks if direct else ()
+    between = {chain[-2].name for chain in account.chains if len(chain) > 1}
     return Blamed(
         rank=rank,
         culprit=culprit,
         cause=cause,
         stall_us=account.stall_us,
         share=account.stall_us / total if total else 0.0,
-        direct_us=_direct_us(culprit, cause, account, direct),
+        direct_us=_direct_us(culprit, cause, account, direct)
+        or middlemen.waited_us(culprit, between),
         operations=account.operations,
         victims=tuple(sorted(victims, key=lambda one: -one.stall_us)),
         chain=_chain(account.chains),
-        evidence=(*lines(capture, culprit, cause, direct), *beside),
+        evidence=(
+            *middlemen.lines(culprit, between),
+            *lines(capture, culprit, cause, direct),
+            *beside,
+        ),
         exe=exe,
         start_time=process.start_time if process else None,
         product=_product(culprit, exe),

@@ -1,0 +1,88 @@
+"""Chains: what a process waited for while others waited for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tracer.blame.charge import Charge, Culprit, Link, Mix, add, filled
+from tracer.blame.intervals import Span, spans
+from tracer.blame.means import looked_for, means_of
+from tracer.model import Operation
+
+if TYPE_CHECKING:
+    from tracer.blame.ledger import Ledger
+
+# Longer ones nobody reads.
+_MAX_LINKS: Final = 8
+
+
+class Chains:
+    """Follows waits for processes into what these did meanwhile."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def behind(self, host: int, span: Span, direct: Charge) -> Mix:
+        """Return what a wait went to, given the charge to the process that it was for.
+
+        What that process did itself is put down to it, and so is what is not known.
+        """
+        mix: Mix = {}
+        culprit = direct.culprit
+        if culprit is None or culprit.process is None or span.wait.kind != "blocked":
+            return {direct: 1.0}
+        answers = self._ledger.hosts[host].answers
+        for piece in answers.during(culprit.process, span):
+            for charge, us in self._ledger.window(host, *piece).items():
+                add(mix, {_further(direct, charge): us})
+        return filled(mix, span.total_us, direct)
+
+    def between(self, host: int, op: Operation, span: Span) -> Mix | None:
+        """Return what a process's wait for another process went to, None if it was for none."""
+        means = means_of_wait(op, span)
+        if means is None or span.wait.waker is None:
+            return None
+        culprit = self._ledger.hosts[host].suspects.process(span.wait.waker)
+        return self.behind(host, span, _by(means, culprit))
+
+
+def means_of_wait(op: Operation, span: Span) -> str | None:
+    """Return by what a process waited for the one that woke it, None if that is not proven."""
+    wait = span.wait
+    if wait.kind != "blocked" or wait.waker is None:
+        return None
+    means = means_of(wait.stack, wait.waker_stack)
+    if means is None and _is_last(op, span):
+        means = looked_for(wait.stack, wait.waker_stack)
+    return means
+
+
+def _by(means: str, culprit: Culprit) -> Charge:
+    """Return the charge to a process for which another waits; what for is the other's affair."""
+    pid = culprit.process.pid if culprit.process else None
+    return Charge("unknown", culprit, (Link(culprit.name, pid, means),))
+
+
+def _further(direct: Charge, charge: Charge) -> Charge:
+    """Return the charge behind a process; its own if that leads to nobody else, or in a circle."""
+    if charge.culprit is None or charge.culprit == direct.culprit:
+        return direct
+    links = charge.chain
+    # Threads of one process that wait for each other are one link.
+    if _who(links[0]) == _who(direct.chain[-1]):
+        links = links[1:]
+    passed = {_who(link) for link in direct.chain}
+    if len(links) > _MAX_LINKS or any(_who(link) in passed for link in links):
+        return direct
+    cause = direct.cause if charge.cause == "unknown" else charge.cause
+    return Charge(cause, charge.culprit, direct.chain + links)
+
+
+def _who(link: Link) -> tuple[str, int | None]:
+    return link.name, link.pid
+
+
+def _is_last(op: Operation, span: Span) -> bool:
+    """Return whether this was one wait, and none came after it: then it let the thread go on."""
+    blocked = (other for other in spans(op) if other.wait.kind == "blocked")
+    return span.wait.count == 1 and all(other.end <= span.end for other in blocked)

@@ -1,0 +1,69 @@
+"""By what one process waits for another: one table, as kernel stacks show it.
+
+A process is waited for if the sleeper's stack waits by one of these means and the waker's
+stack shows it in the act that ends such a wait. To extend the table, add a row and real
+stacks to ``tests/unit/test_blame_chains.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from tracer.blame.signatures import bare, in_interrupt
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """A row: functions that wait (innermost ones first in a stack), and what ends the wait."""
+
+    name: str
+    waits: re.Pattern[str]
+    ends: re.Pattern[str]
+
+
+_SOCKET: Final = r"unix_(stream|dgram|seqpacket)_sendmsg|unix_release_sock"
+_PIPE: Final = r"(anon_)?pipe_(write|read|release)"
+_EVENTFD: Final = r"eventfd_(write|signal\w*)"
+
+MEANS: Final = (
+    Means(
+        "socket",
+        re.compile(
+            r"unix_stream_(read_generic|data_wait)|__skb_wait_for_more_packets|"
+            r"(__)?unix_dgram_recvmsg"
+        ),
+        re.compile(_SOCKET),
+    ),
+    Means("pipe", re.compile(r"(anon_)?pipe_(read|write)"), re.compile(_PIPE)),
+    Means("eventfd", re.compile(r"eventfd_read"), re.compile(_EVENTFD)),
+    Means("futex", re.compile(r"futex_(do_)?wait\w*"), re.compile(r"futex_wake\w*")),
+    Means("child", re.compile(r"(__)?do_wait\w*|kernel_wait4"), re.compile(r"do_notify_parent\w*")),
+)
+
+# Who looks at several things at once waits for whichever comes first.
+_LOOKS: Final = re.compile(r"do_sys_poll|do_poll\S*|ep_poll|do_epoll_wait|do_select")
+_LOOKED_AT: Final = tuple(row for row in MEANS if row.name in ("socket", "pipe", "eventfd"))
+
+
+def means_of(stack: tuple[str, ...], waker_stack: tuple[str, ...]) -> str | None:
+    """Return by what a sleeper waited for its waker, None if it is not proven that it did."""
+    frames = [bare(frame) for frame in stack]
+    for row in MEANS:
+        if any(row.waits.fullmatch(frame) for frame in frames):
+            return row.name if _ended_by(row, waker_stack) else None
+    return None
+
+
+def looked_for(stack: tuple[str, ...], waker_stack: tuple[str, ...]) -> str | None:
+    """Return what came from its waker to a sleeper that waited for whichever came first."""
+    if not any(_LOOKS.fullmatch(bare(frame)) for frame in stack):
+        return None
+    return next((row.name for row in _LOOKED_AT if _ended_by(row, waker_stack)), None)
+
+
+def _ended_by(row: Means, waker_stack: tuple[str, ...]) -> bool:
+    if in_interrupt(waker_stack):
+        return False
+    return any(row.ends.fullmatch(bare(frame)) for frame in waker_stack)
