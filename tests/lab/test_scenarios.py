@@ -16,6 +16,7 @@ from conftest import run_lab
     "scenario",
     [
         "bpf-burn",
+        "chain-disk",
         "client-agent",
         "reads-held",
         "cpu-realtime",
@@ -23,7 +24,6 @@ from conftest import run_lab
         "frozen",
         "journal",
         "delegation-held",
-        "disk-read",
         "mountd-stopped",
         "packet-loss",
         "packets-held",
