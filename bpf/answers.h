@@ -84,13 +84,30 @@ static __always_inline void note_asked(u64 now)
 	op->watched = ASKED | 1;
 }
 
-/* It has answered, or asks for the next event. */
+/* It asks for the next event. */
 static __always_inline void note_not_asked(void)
 {
 	struct op_rec *op = current_op();
 
 	if (op)
 		op->watched &= ~ASKED;
+}
+
+/*
+ * It answers one. All that wait for their answers are woken by that, and sleep again: so by
+ * its own a thread may have slept for a moment only.
+ */
+static __always_inline void note_permitted(void)
+{
+	struct op_rec *op = current_op();
+	u64 now;
+
+	if (!op || !is_answering(op))
+		return;
+	now = bpf_ktime_get_ns();
+	op->watched &= ~ASKED;
+	answer_end(op, now);
+	answer_begin(op, now);
 }
 
 /* It goes to sleep: is it to be watched any longer? */

@@ -72,7 +72,7 @@ int fanotify_write_enter(unsigned long long *ctx)
 {
 	struct listener_rec *rec = current_listener(ctx[0]);
 
-	note_not_asked();
+	note_permitted();
 	if (rec) {
 		__sync_fetch_and_add(&rec->writes, 1);
 		rec->last_write_ns = bpf_ktime_get_ns();

@@ -120,3 +120,26 @@ def test_totals_by_disk() -> None:
     found = users(used(0, 100, 60), used(100, 200, 30), used(0, 100, 5, disk="vda"))
     assert found.totals(AGENT) == {"vdb": (90, 2), "vda": (5, 1)}
     assert found.totals(REDIS) == {}
+
+
+@pytest.mark.parametrize(
+    ("uses", "disk"),
+    [
+        ((("vdb", 2, 900),), "vdb"),
+        ((("vdb", 2, 900), ("vda", 2, 100)), "vdb"),
+        ((("vdb", 2, 500), ("vda", 2, 500)), None),
+        ((("vdb", 9, 900),), None),
+        ((), None),
+    ],
+)
+def test_the_disk_that_did_most_for_a_process(
+    uses: tuple[tuple[str, int, int], ...], disk: str | None
+) -> None:
+    rows = tuple(
+        DiskUse(REDIS, name, second * 1_000_000, second * 1_000_000 + 67_000, 1, busy_us)
+        for name, second, busy_us in uses
+    )
+    users = DiskUsers(server(disk_use=rows))
+    assert users.main_disk(REDIS, 1_000_000, 3_000_000) == disk
+    assert users.main_disk(AGENT, 1_000_000, 3_000_000) is None
+    assert users.main_disk(None, 1_000_000, 3_000_000) is None

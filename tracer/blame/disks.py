@@ -8,7 +8,7 @@ What it did for nfsd itself is nobody's.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Final
 
 from tracer.blame.timeline import Timeline
@@ -16,6 +16,9 @@ from tracer.model import DiskUse, HostCapture, Process, ProcessKey
 
 # Threads of the kernel that commit what others have changed.
 _JOURNALS: Final = re.compile(r"jbd2/.*|xfs.*|btrfs-.*")
+
+# Of two disks neither of which did this part of it, nobody knows which was waited for.
+_MOST: Final = 2 / 3
 
 
 class DiskUsers:
@@ -39,14 +42,20 @@ class DiskUsers:
         whole = max(end - start, sum(busy_us.values()))
         return {process: us / whole for process, us in busy_us.items()}
 
-    def only_disk(self, process: ProcessKey | None, start: int, end: int) -> str | None:
-        """Return the one disk that worked for a process in ``start``..``end``, None if several."""
-        found = {
-            disk
-            for disk, uses in self._uses.items()
-            if process and any(use.process == process for use, _ in uses.during(start, end))
-        }
-        return next(iter(found)) if len(found) == 1 else None
+    def main_disk(self, process: ProcessKey | None, start: int, end: int) -> str | None:
+        """Return the disk that did most of what disks did for a process, None if none did.
+
+        What the process has written is written back beside that, and not waited for.
+        """
+        busy_us: Counter[str] = Counter()
+        for disk, uses in self._uses.items() if process else ():
+            for use, part in uses.during(start, end):
+                if use.process == process:
+                    busy_us[disk] += round(use.busy_us * part)
+        for disk, us in busy_us.most_common(1):
+            if us and us >= _MOST * busy_us.total():
+                return disk
+        return None
 
     def totals(self, process: ProcessKey) -> dict[str, tuple[int, int]]:
         """Return for each disk how many us it worked for a process, and on how many requests."""

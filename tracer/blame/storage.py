@@ -44,7 +44,7 @@ class Storage:
         """Return what an operation's wait for disk or journal went to; ``rest``: if to nobody."""
         mix: Mix = {}
         others = journal = 0.0
-        disk = op.disk or self._users.only_disk(op.process, span.start, span.end)
+        disk = op.disk or self._users.main_disk(op.process, span.start, span.end)
         for process, share in self._users.shares(disk, span.start, span.end).items():
             row = self._capture.processes.get(process) if process else None
             if row is not None and is_journal(row):

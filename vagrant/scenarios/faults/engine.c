@@ -1,5 +1,5 @@
 /*
- * engine: stands in for a scanner's engine, which decides on what it is asked over a socket.
+ * engine: stands in for a scanner's engine, which decides on what it is asked over sockets.
  *
  *   engine SOCKET HOLD_MS TRUTH [DEVICE]
  *
@@ -8,6 +8,7 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -18,49 +19,68 @@
 #define BLOCK_BYTES (1 << 20)
 #define BLOCKS 512
 
-static int scanner_at(const char *path)
-{
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int listener = socket(AF_UNIX, SOCK_STREAM, 0), scanner;
+static pthread_mutex_t truth_lock = PTHREAD_MUTEX_INITIALIZER;
+static long long total_us;
+static const char *truth, *device;
+static int hold_ms;
 
-	strncpy(address.sun_path, path, sizeof(address.sun_path) - 1);
-	unlink(path);
-	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) || listen(listener, 1))
-		die(path);
-	scanner = accept(listener, NULL, NULL);
-	if (scanner < 0)
-		die("accept");
-	return scanner;
+static void look_up(int signatures, void *block)
+{
+	off_t offset = (off_t)(rand() % BLOCKS) * BLOCK_BYTES;
+
+	if (pread(signatures, block, BLOCK_BYTES, offset) < 0)
+		die(device);
+}
+
+static void *serve(void *connection)
+{
+	int scanner = (long)connection, signatures = -1;
+	long long since_us;
+	void *block = NULL;
+	char question;
+
+	if (device) {
+		signatures = open(device, O_RDONLY | O_DIRECT);
+		if (signatures < 0 || posix_memalign(&block, 4096, BLOCK_BYTES))
+			die(device);
+	}
+	while (read(scanner, &question, 1) == 1) {
+		since_us = now_us();
+		usleep(hold_ms * 1000);
+		if (device)
+			look_up(signatures, block);
+		if (write(scanner, "!", 1) != 1)
+			die("answer");
+		pthread_mutex_lock(&truth_lock);
+		total_us += now_us() - since_us;
+		write_truth(truth, total_us);
+		pthread_mutex_unlock(&truth_lock);
+	}
+	return NULL;
 }
 
 int main(int argc, char **argv)
 {
-	long long total_us = 0, since_us;
-	int scanner, signatures = -1;
-	void *block = NULL;
-	char question;
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+	pthread_t thread;
 
 	if (argc < 4) {
 		fprintf(stderr, "usage: engine SOCKET HOLD_MS TRUTH [DEVICE]\n");
 		return 2;
 	}
-	if (argc > 4) {
-		signatures = open(argv[4], O_RDONLY | O_DIRECT);
-		if (signatures < 0 || posix_memalign(&block, 4096, BLOCK_BYTES))
-			die(argv[4]);
+	hold_ms = atoi(argv[2]);
+	truth = argv[3];
+	device = argc > 4 ? argv[4] : NULL;
+	write_truth(truth, 0);
+	strncpy(address.sun_path, argv[1], sizeof(address.sun_path) - 1);
+	unlink(argv[1]);
+	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) || listen(listener, 16))
+		die(argv[1]);
+	for (;;) {
+		long scanner = accept(listener, NULL, NULL);
+
+		if (scanner < 0 || pthread_create(&thread, NULL, serve, (void *)scanner))
+			die("scanner");
 	}
-	write_truth(argv[3], total_us);
-	scanner = scanner_at(argv[1]);
-	while (read(scanner, &question, 1) == 1) {
-		since_us = now_us();
-		usleep(atoi(argv[2]) * 1000);
-		if (signatures >= 0 && pread(signatures, block, BLOCK_BYTES,
-					     (long long)(rand() % BLOCKS) * BLOCK_BYTES) < 0)
-			die(argv[4]);
-		if (write(scanner, "!", 1) != 1)
-			die("answer");
-		total_us += now_us() - since_us;
-		write_truth(argv[3], total_us);
-	}
-	return 0;
 }

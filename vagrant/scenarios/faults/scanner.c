@@ -1,16 +1,21 @@
 /*
- * scanner: stands in for an on-access scanner. It asks its engine, a process of its own, about
- * each file that is to be opened, over a socket, and waits for the answer.
+ * scanner: stands in for an on-access scanner. Its workers ask its engine, a process of its own,
+ * about each file that is to be opened, over a socket, and wait for the answer.
  *
- *   scanner PATH SOCKET
+ *   scanner PATH SOCKET WORKERS
  */
 #define _GNU_SOURCE
+#include <poll.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
 #include "../truth.h"
 #include "../permission.h"
+
+static int group, to_workers[2];
+static const char *engine_path;
 
 static int engine_at(const char *path)
 {
@@ -23,23 +28,44 @@ static int engine_at(const char *path)
 	return engine;
 }
 
+static void *work(void *unused)
+{
+	struct pollfd engine = { .fd = engine_at(engine_path), .events = POLLIN };
+	char verdict;
+	int file;
+
+	while (read(to_workers[0], &file, sizeof(file)) == sizeof(file)) {
+		/* As clients with a timeout do. */
+		if (write(engine.fd, "?", 1) != 1 || poll(&engine, 1, 60000) != 1 ||
+		    read(engine.fd, &verdict, 1) != 1)
+			die("engine");
+		permit(group, file);
+	}
+	return unused;
+}
+
 int main(int argc, char **argv)
 {
 	struct fanotify_event_metadata event;
-	int group, engine;
-	char verdict;
+	pthread_t worker;
 
-	if (argc != 3) {
-		fprintf(stderr, "usage: scanner PATH SOCKET\n");
+	if (argc != 4) {
+		fprintf(stderr, "usage: scanner PATH SOCKET WORKERS\n");
 		return 2;
 	}
-	engine = engine_at(argv[2]);
+	engine_path = argv[2];
+	if (pipe(to_workers))
+		die("pipe");
+	for (int left = atoi(argv[3]); left > 0; left--)
+		if (pthread_create(&worker, NULL, work, NULL))
+			die("worker");
 	group = ask_for(FAN_OPEN_PERM, argv[1]);
 	/* One event at a time: as many bytes as one takes. */
 	while (read(group, &event, sizeof(event)) == sizeof(event)) {
-		if (event.pid != getpid() && (write(engine, "?", 1) != 1 || read(engine, &verdict, 1) != 1))
-			die("engine");
-		permit(group, event.fd);
+		if (event.pid == getpid())
+			permit(group, event.fd);
+		else if (write(to_workers[1], &event.fd, sizeof(event.fd)) < 0)
+			die("hand on");
 	}
 	die("read event");
 }
