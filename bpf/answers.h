@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * Threads that others wait for: who has answered a permission event, given up a lock or sent
- * what was waited for. From the first time on what such a thread itself waits for is recorded,
- * from one answer to the next, as that of an operation is: so a chain goes on behind it.
+ * Threads that others wait for: who has a permission event to answer, has given up a lock or
+ * sent what was waited for, and whom such a thread wakes, for it may be asked for something.
+ * From then on what they wait for is recorded, from one answer to the next, as that of an
+ * operation is: so a chain goes on behind them.
  */
 
 /* Who has answered nobody for so long is watched no more. */
@@ -31,6 +32,21 @@ static __always_inline bool is_answering(struct op_rec *op)
 	return op->watched && !op->active && !op->taken;
 }
 
+static __always_inline u8 hops_of(struct op_rec *op)
+{
+	return is_answering(op) ? op->watched & ~ASKED : 0;
+}
+
+/* The current thread is, or is not, to be known by those whom it wakes. */
+static __always_inline void note_hops(struct op_rec *op)
+{
+	u32 number = bpf_get_smp_processor_id();
+	struct cpu_rec *cpu = cpus.lookup(&number);
+
+	if (cpu)
+		cpu->hops = hops_of(op);
+}
+
 /* The answer that a thread works on begins. */
 static __always_inline void answer_begin(struct op_rec *op, u64 now)
 {
@@ -54,7 +70,7 @@ static __always_inline void answer_end(struct op_rec *op, u64 now)
 /* The current thread lets another go on that has waited for long. */
 static __always_inline void note_answer(void *ctx, u64 task, struct op_rec *woken, u64 now)
 {
-	u8 hops = is_answering(woken) ? (woken->watched & ~ASKED) + 1 : 1, known;
+	u8 hops = hops_of(woken) + 1, known;
 	struct op_rec *op;
 
 	/* Else whoever deals with one who deals with one ... would be watched. */
@@ -71,6 +87,30 @@ static __always_inline void note_answer(void *ctx, u64 task, struct op_rec *woke
 	if (!known || hops < known)
 		op->watched = (op->watched & ASKED) | hops;
 	answer_begin(op, now);
+	note_hops(op);
+	/* It may have been watched before it ran. */
+	note_current(&op->proc);
+}
+
+/* The current thread wakes one that is in no operation: it may ask it for something. */
+static __always_inline void note_request(void *ctx, u64 asked, struct op_rec *op)
+{
+	u32 number = bpf_get_smp_processor_id(), tid = load_u32(asked, OFF_task_struct__pid);
+	u32 tgid = load_u32(asked, OFF_task_struct__tgid);
+	struct cpu_rec *cpu = cpus.lookup(&number);
+	u8 hops;
+
+	if (!cpu || !cpu->hops || is_kthread(asked) || own.lookup(&tgid))
+		return;
+	hops = cpu->hops + (tgid != bpf_get_current_pid_tgid() >> 32);
+	if (hops > MAX_HOPS || !is_by_thread(ctx, current_task()))
+		return;
+	if (!op)
+		op = new_op(tid, asked);
+	if (!op)
+		return;
+	answer_begin(op, bpf_ktime_get_ns());
+	op->watched = hops;
 }
 
 /* The current thread has taken up a permission event that an operation waits for. */
@@ -82,6 +122,7 @@ static __always_inline void note_asked(u64 now)
 		return;
 	answer_begin(op, now);
 	op->watched = ASKED | 1;
+	note_hops(op);
 }
 
 /* It asks for the next event. */

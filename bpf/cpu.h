@@ -19,7 +19,7 @@ struct cpu_rec {
 	struct ran ran[MAX_RAN];
 	u64 current; /* struct task_struct * that runs now */
 	u32 next;
-	u32 pad;
+	u32 hops; /* of the thread that runs now, if it works on an answer */
 };
 
 /* In assembly, for clang might mask where the verifier does not see it. */

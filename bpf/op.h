@@ -37,17 +37,12 @@ static __always_inline bool is_own(void)
 	return own.lookup(&tgid) != NULL;
 }
 
-/* The record of the current thread, made at its first operation. */
-static __always_inline struct op_rec *current_op_or_new(void)
+/* A record for a thread that has none. */
+static __always_inline struct op_rec *new_op(u32 tid, u64 task)
 {
-	u32 tid = bpf_get_current_pid_tgid();
+	struct op_rec *blank, *op;
 	u32 zero = 0;
-	struct op_rec *op = threads.lookup(&tid);
-	struct op_rec *blank;
-	u64 task;
 
-	if (op)
-		return op;
 	blank = zero_op.lookup(&zero);
 	if (!blank)
 		return NULL;
@@ -58,12 +53,24 @@ static __always_inline struct op_rec *current_op_or_new(void)
 	op = threads.lookup(&tid);
 	if (!op)
 		return NULL;
-	task = current_task();
 	op->tid = tid;
 	proc_of(task, &op->proc);
 	read_comm(task, op->comm);
+	return op;
+}
+
+/* The record of the current thread, made at its first operation. */
+static __always_inline struct op_rec *current_op_or_new(void)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct op_rec *op = threads.lookup(&tid);
+
+	if (op)
+		return op;
+	op = new_op(tid, current_task());
 	/* While it lives: one that ends has no executable any more. */
-	note_current(&op->proc);
+	if (op)
+		note_current(&op->proc);
 	return op;
 }
 

@@ -181,6 +181,7 @@ int on_sched_switch(struct bpf_raw_tracepoint_args *ctx)
 
 	tid = load_u32(next, OFF_task_struct__pid);
 	op = tid ? threads.lookup(&tid) : NULL;
+	cpu->hops = op ? hops_of(op) : 0;
 	if (op)
 		op_resumes(op, cpu);
 	return 0;
@@ -194,11 +195,13 @@ int on_sched_waking(unsigned long long *ctx)
 	struct op_rec *op = threads.lookup(&tid);
 	u64 now;
 
-	if (!op || op->waking_ns)
+	if (op && op->waking_ns)
 		return 0;
-	if (!is_recorded(op)) {
-		if (is_awaited(op))
+	if (!op || !is_recorded(op)) {
+		if (op && is_awaited(op))
 			early_ready(op, task, bpf_ktime_get_ns());
+		else
+			note_request(ctx, task, op);
 		return 0;
 	}
 	if (!op->off_ns || op->off_kind != WAIT_BLOCKED)
