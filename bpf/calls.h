@@ -104,6 +104,21 @@ static __always_inline void note_dev(struct op_rec *op, u64 sb)
 		op->dev = dev;
 }
 
+static __always_inline bool lacks_dev(void)
+{
+	struct op_rec *op = active_op();
+
+	return op && op->side == SIDE_SERVER && !op->dev;
+}
+
+static __always_inline void note_dev_of_op(u64 sb)
+{
+	struct op_rec *op = active_op();
+
+	if (op)
+		note_dev(op, sb);
+}
+
 /* True if the thread is in an operation; one by nfsd for a client is a call of its own. */
 static __always_inline bool call_in_op_enter(u32 number, u64 sb)
 {

@@ -59,7 +59,8 @@ def test_a_client_call_whose_mount_cannot_be_told_is_missing(arguments: tuple[st
     [
         (LOCAL, ("file", ""), ("server",), "call_enter_file_0", "call_exit"),
         (LOCAL, ("renamedata",), ("server",), "call_enter_in_op", "call_exit"),
-        (NFSD, ("file", ""), ("server",), "call_enter_in_op", "call_exit"),
+        (NFSD, ("file", ""), ("server",), "call_enter_in_op_file_0", "call_exit"),
+        (NFSD, ("",), ("server",), "call_enter_in_op", "call_exit"),
         # A server's hooks count inside operations only, whatever they are given.
         (HOOK, ("file",), ("server",), "hook_enter_in_op", "hook_exit_in_op"),
         (HOOK, ("file",), ("server", "client"), "hook_enter_file_0", "hook_exit_1"),

@@ -215,6 +215,14 @@ def _traced(call: Call, function: str, types: Sequence[str], sides: Sequence[str
         in_op = f"if (!call_in_op_enter({_NUMBER}, {sb}))\n\t\t"
         enter = f"call_enter_{kind}_{position}", in_op + f"local_call_enter({_NUMBER}, {sb})"
         exit_ = "call_exit", f"call_end({_NUMBER})"
+    elif kind:
+        # Else it costs a look-up only.
+        noted = f"if (lacks_dev())\n\t\tnote_dev_of_op({sb})"
+        enter = (
+            f"call_enter_in_op_{kind}_{position}",
+            f"{noted};\n\tcall_in_op_enter({_NUMBER}, 0)",
+        )
+        exit_ = "call_exit", f"call_end({_NUMBER})"
     else:
         enter = "call_enter_in_op", f"call_in_op_enter({_NUMBER}, 0)"
         exit_ = "call_exit", f"call_end({_NUMBER})"
