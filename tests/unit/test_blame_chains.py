@@ -250,6 +250,7 @@ def test_what_had_the_cpu_is_no_answer() -> None:
         (SOCKET_WAIT, ANSWER, None),
         ((*SCHEDULE, "pipe_read", "vfs_read"), ("try_to_wake_up", "pipe_write"), "pipe"),
         ((*SCHEDULE, "anon_pipe_write", "vfs_write"), ("anon_pipe_read", "vfs_read"), "pipe"),
+        ((*SCHEDULE, "pipe_read", "vfs_read"), ("try_to_wake_up", "pipe_read"), None),
         (FUTEX_WAIT, FUTEX_WAKE, "futex"),
         ((*SCHEDULE, "do_wait", "kernel_wait4"), ("do_notify_parent", "do_exit"), "child"),
         (POLL_WAIT, SOCKET_SEND, None),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tracer.blame.intervals import Span
+from tracer.blame.timeline import Timeline
 from tracer.model import HostCapture, Operation, ProcessKey
 
 
@@ -26,27 +27,27 @@ class Answers:
     """What threads of one host did that others waited for."""
 
     def __init__(self, capture: HostCapture) -> None:
-        self._by_thread: defaultdict[tuple[ProcessKey, int], list[Operation]] = defaultdict(list)
+        by_thread: defaultdict[tuple[ProcessKey, int], list[Operation]] = defaultdict(list)
         self._asked: defaultdict[ProcessKey, list[int]] = defaultdict(list)
         for op in capture.answers:
             if op.process is not None and op.tid is not None:
-                self._by_thread[op.process, op.tid].append(op)
+                by_thread[op.process, op.tid].append(op)
                 if op.in_flight:
                     self._asked[op.process].append(op.tid)
         # What such a thread did in operations of its own stands there.
         for op in capture.operations:
             if op.layer == "vfs" and op.process is not None and op.tid is not None:
                 thread = (op.process, op.tid)
-                if thread in self._by_thread:
-                    self._by_thread[thread].append(op)
+                if thread in by_thread:
+                    by_thread[thread].append(op)
+        self._by_thread = {thread: Timeline(ops) for thread, ops in by_thread.items()}
 
     def during(self, process: ProcessKey, span: Span) -> Iterator[Piece]:
         """Yield what a process did while it was waited for, as far as it was seen."""
         tid = span.wait.waker_tid if span.wait.waker else self._only_asked(process)
-        for op in self._by_thread.get((process, tid or 0), ()):
-            start, end = max(op.begin_mono_us, span.start), min(op.end_mono_us, span.end)
-            if start < end:
-                yield Piece(op, start, end)
+        thread = self._by_thread.get((process, tid or 0))
+        for op, _ in thread.during(span.start, span.end) if thread else ():
+            yield Piece(op, max(op.begin_mono_us, span.start), min(op.end_mono_us, span.end))
 
     def _only_asked(self, process: ProcessKey) -> int | None:
         """Return the thread that has an event to answer; of several nobody knows which."""

@@ -23,10 +23,6 @@ class Means:
     ends: re.Pattern[str]
 
 
-_SOCKET: Final = r"unix_(stream|dgram|seqpacket)_sendmsg|unix_release_sock"
-_PIPE: Final = r"(anon_)?pipe_(write|read|release)"
-_EVENTFD: Final = r"eventfd_(write|signal\w*)"
-
 MEANS: Final = (
     Means(
         "socket",
@@ -34,10 +30,12 @@ MEANS: Final = (
             r"unix_stream_(read_generic|data_wait)|__skb_wait_for_more_packets|"
             r"(__)?unix_dgram_recvmsg"
         ),
-        re.compile(_SOCKET),
+        re.compile(r"unix_(stream|dgram|seqpacket)_sendmsg|unix_release_sock"),
     ),
-    Means("pipe", re.compile(r"(anon_)?pipe_(read|write)"), re.compile(_PIPE)),
-    Means("eventfd", re.compile(r"eventfd_read"), re.compile(_EVENTFD)),
+    # A reader may wake the next one: that one's data came from whoever wrote it.
+    Means("pipe", re.compile(r"(anon_)?pipe_read"), re.compile(r"(anon_)?pipe_(write|release)")),
+    Means("pipe", re.compile(r"(anon_)?pipe_write"), re.compile(r"(anon_)?pipe_(read|release)")),
+    Means("eventfd", re.compile(r"eventfd_read"), re.compile(r"eventfd_(write|signal\w*)")),
     Means("futex", re.compile(r"futex_(do_)?wait\w*"), re.compile(r"futex_wake\w*")),
     Means("child", re.compile(r"(__)?do_wait\w*|kernel_wait4"), re.compile(r"do_notify_parent\w*")),
 )

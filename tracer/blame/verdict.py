@@ -41,6 +41,9 @@ _NOISE_SHARES: Final[Mapping[str, float]] = {
 # A device has slow moments, too, and no one else is behind them.
 _DEVICE_SHARE: Final = 0.25
 
+# A chain with less than this part of what a culprit accounts for does not tell how it did that.
+_LEAST_OF_CHAINS: Final = 0.01
+
 # Links from an operation to a process that it waits for without waiting to be woken by it: the
 # disk stands between.
 _LINKS: Final[Mapping[str, int]] = {"cpu": 1, "disk": 2, "journal": 2}
@@ -255,13 +258,17 @@ def _process_of(victim: Victim, captures: Iterable[HostCapture]) -> Process | No
 def _chain(chains: Mapping[tuple[Link, ...], int]) -> tuple[LinkShare, ...]:
     """Return the chain to show: of those with links before the culprit, the one used most.
 
+    Unless next to nothing went through any of them.
+
     A link's figure is the stall time through it on any chain; the culprit's is all.
     """
     through: defaultdict[Link, int] = defaultdict(int)
     for chain, us in chains.items():
         for link in set(chain):
             through[link] += us
-    longer = [chain for chain in chains if len(chain) > 1] or list(chains)
+    least = _LEAST_OF_CHAINS * sum(chains.values())
+    longer = [chain for chain, us in chains.items() if len(chain) > 1 and us >= least]
+    longer = longer or list(chains)
     if not longer:
         return ()
     shown = max(longer, key=lambda chain: chains[chain])
