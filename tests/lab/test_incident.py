@@ -77,8 +77,11 @@ class TestDemo:
 
     def test_victims_are_on_the_client(self, culprit: dict[str, Any]) -> None:
         assert {row["host"] for row in culprit["victims"]} == {"client"}
-        assert {row["comm"] for row in culprit["victims"]} == {"redis-server", "opener"}
-        assert all(row["stall_us"] > 0 and row["pid"] > 0 for row in culprit["victims"])
+        # The kernel may renew its lease meanwhile: that is no process's.
+        processes = [row for row in culprit["victims"] if row["comm"] is not None]
+        assert {row["comm"] for row in processes} == {"redis-server", "opener"}
+        assert all(row["pid"] > 0 for row in processes)
+        assert all(row["stall_us"] > 0 for row in culprit["victims"])
 
     def test_client_is_blamed_for_nothing(self, report: Report) -> None:
         culprits = report["verdict"]["culprits"]
