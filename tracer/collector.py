@@ -12,32 +12,22 @@ import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, Final, NamedTuple
 
-from tracer import calls, wire
+from tracer import wire
 from tracer.clocks import ClockWatch
 from tracer.foreign import ForeignCode
 from tracer.host import possible_processors
-from tracer.kernel import bpf, tasks
+from tracer.in_flight import InFlight
+from tracer.kernel import bpf
 from tracer.kernel.memory import KernelMemory
 from tracer.losses import IN_KERNEL
 from tracer.outbox import Interval
 from tracer.procfs.held_open import Exported, KernelLog, Samples
+from tracer.record_offsets import U32, U64, At
 from tracer.records import (
-    ASKED,
     FIRST_SLEEPER,
-    NAME_PART_LEN,
-    NAME_PARTS,
-    NO_STACK,
-    OP_BEGIN_UNKNOWN,
-    OP_IN_FLIGHT,
-    OP_KERNEL,
-    RPC_ENDED,
-    WAIT_BLOCKED,
-    WAIT_HELD,
     CountKey,
-    HeldRec,
     HolderRec,
     LatencyKey,
     LatencyVal,
@@ -45,58 +35,12 @@ from tracer.records import (
     OpRec,
     ProcId,
     ProcRec,
-    RpcRec,
     UseKey,
     WaitKey,
-    WaitRec,
     WaitVal,
 )
 
 _STACK_DEPTH: Final = 127
-_IDLE_RPC_NS: Final = 60_000_000_000
-_U64: Final = struct.Struct("<Q")
-_U32: Final = struct.Struct("<I")
-
-
-class _At:
-    """Offsets into packed records, taken from their ctypes twins."""
-
-    op_name = OpRec.op.offset
-    op_nfs = OpRec.nfs_op.offset
-    op_longest = OpRec.nfs_longest.offset
-    op_begin = OpRec.begin_ns.offset
-    op_mark = OpRec.mark.offset
-    op_arrival = OpRec.arrival_ns.offset
-    op_active = OpRec.active.offset
-    op_watched = OpRec.watched.offset
-    op_side = OpRec.side.offset
-    op_flags = OpRec.flags.offset
-    op_proc = OpRec.proc.offset
-    op_off = OpRec.off_ns.offset
-    op_tid = OpRec.tid.offset
-    op_group = OpRec.group.offset
-    op_off_kind = OpRec.off_kind.offset
-    op_off_stack = OpRec.off_stack.offset
-    op_waker = OpRec.waker.offset
-    op_waker_stack = OpRec.waker_stack.offset
-    op_nwaits = OpRec.nwaits.offset
-    op_waits = OpRec.waits.offset
-    op_dentry = OpRec.dentry.offset
-    op_name_parts = OpRec.name.offset
-    op_identity = (
-        slice(OpRec.op_id.offset, OpRec.op_id.offset + 8),
-        slice(OpRec.dentry.offset, OpRec.dentry.offset + 8),
-        slice(OpRec.active.offset, OpRec.active.offset + 1),
-    )
-    wait_size = ctypes.sizeof(WaitRec)
-    wait_stack = WaitRec.stack.offset
-    wait_waker = WaitRec.waker.offset
-    wait_waker_stack = WaitRec.waker_stack.offset
-    rpc_name = RpcRec.op.offset
-    rpc_begin = RpcRec.begin_ns.offset
-    rpc_identity = slice(RpcRec.op_id.offset, RpcRec.begin_ns.offset + 8)
-    rpc_flags = RpcRec.flags.offset
-    rpc_proc = RpcRec.proc.offset
 
 
 class _Pair(NamedTuple):
@@ -141,20 +85,14 @@ class Collector:
     ) -> None:
         self._maps = maps
         self._memory = memory
-        self._sleepers = sleepers
         self._programs = programs
         self._foreign = foreign
         self._missed = dict.fromkeys(programs, 0)
-        self._threshold_ns = threshold_ns
         self._half = 1
         self._pairs = [pair for pair in _PAIRS if pair.name in maps or not pair.of_servers]
         self._sums = {pair.kind: self._readers(pair) for pair in self._pairs}
-        self._threads = bpf.BatchReader(maps["threads"], 4, ctypes.sizeof(OpRec))
-        self._rpcs = (
-            bpf.BatchReader(maps["rpcs"], 8, ctypes.sizeof(RpcRec)) if "rpcs" in maps else None
-        )
+        self._in_flight = InFlight(maps, memory, sleepers, threshold_ns)
         self._listeners = bpf.BatchReader(maps["listeners"], 8, ctypes.sizeof(ListenerRec))
-        self._held = bpf.BatchReader(maps["held"], 8, ctypes.sizeof(HeldRec))
         self._frozen = bpf.BatchReader(maps["frozen"], 8, ctypes.sizeof(HolderRec))
         self._ring = bpf.RingReader(maps["ring"], ring_bytes)
         self._samples = Samples()
@@ -163,13 +101,10 @@ class Collector:
         self._known = _Seen()
         self._known_names: dict[int, str] = {}
         self._facts: list[tuple[int, bytes]] = []
-        self._groups: set[int] = set()  # whose holders are known, or were looked for
         self._cpu_s = time.process_time()
         self._processors = possible_processors()
         self._exports = Exported()
         self._exported: frozenset[int] = frozenset()
-        # How many calls that began before recording had not ended at the last drain.
-        self.stuck_before = 0
         self._clocks = ClockWatch()
 
         self._follow_exports()
@@ -198,9 +133,7 @@ class Collector:
             interval.sums[kind] = self._drain_sums(kind, pair[half], seen)
         self._drain_ring(interval, seen)
         now_ns = time.monotonic_ns()
-        stuck = chain(self._ops_in_flight(now_ns, seen), self._packets_in_flight(now_ns))
-        interval.in_flight[wire.OPS] = b"".join(stuck)
-        interval.in_flight[wire.RPCS] = b"".join(self._rpcs_in_flight(now_ns, seen))
+        self._look_at_what_goes_on(interval, now_ns, seen)
         listeners = b"".join(self._drain_listeners(seen))
         if listeners:
             interval.facts.append((wire.LISTENERS, listeners))
@@ -219,6 +152,11 @@ class Collector:
         }
         return interval
 
+    @property
+    def stuck_before(self) -> int:
+        """How many calls that began before recording had not ended at the last drain."""
+        return self._in_flight.stuck_before
+
     def stop(self) -> None:
         """Detach what was attached on demand; nothing more is drained."""
         self._foreign.close()
@@ -229,7 +167,7 @@ class Collector:
         self._half ^= 1
         for pair in self._pairs:
             fd = self._maps[f"{pair.name}{self._half}"]
-            bpf.update(self._maps[pair.name], _U32.pack(0), _U32.pack(fd))
+            bpf.update(self._maps[pair.name], U32.pack(0), U32.pack(fd))
         return half
 
     def _follow_exports(self) -> None:
@@ -238,9 +176,9 @@ class Collector:
         if devices is None:
             return
         for dev in devices - self._exported:
-            bpf.update(self._maps["exported"], _U32.pack(dev), b"\1")
+            bpf.update(self._maps["exported"], U32.pack(dev), b"\1")
         for dev in self._exported - devices:
-            bpf.delete(self._maps["exported"], _U32.pack(dev))
+            bpf.delete(self._maps["exported"], U32.pack(dev))
         self._exported = devices
 
     def _follow_foreign(self) -> None:
@@ -262,7 +200,7 @@ class Collector:
         for key, value in reader.read(delete=True):
             parts += (key, value)
             if kind != wire.USES:
-                seen.names.add(_U64.unpack_from(key)[0])
+                seen.names.add(U64.unpack_from(key)[0])
             if kind == wire.COUNTS:
                 continue
             seen.processes.add(key[8:24])
@@ -293,165 +231,43 @@ class Collector:
         if rpcs:
             interval.finished.append((wire.RPCS, b"".join(rpcs)))
 
-    def _ops_in_flight(self, now_ns: int, seen: _Seen) -> Iterable[bytes]:
-        records = self._old_ops(now_ns)
-        if any(_to_be_looked_at(record) for record in records):
-            bpf.run_iterator(self._sleepers)
-            records = self._old_ops(now_ns)
-        for record in records:
+    def _look_at_what_goes_on(self, interval: Interval, now_ns: int, seen: _Seen) -> None:
+        ops = list(self._in_flight.operations(now_ns))
+        for record in ops:
             self._see_op(record, seen)
-            self._see_group(record)
-            yield _flagged(self._with_name(record), _At.op_flags)
-
-    def _packets_in_flight(self, now_ns: int) -> Iterable[bytes]:
-        """Yield packets that a process has to decide on, as waits of no thread."""
-        for _, value in self._held.read():
-            held = HeldRec.from_buffer_copy(value)
-            if now_ns - held.since_ns >= self._threshold_ns:
-                yield bytes(
-                    OpRec(
-                        op_id=held.op_id,
-                        op=calls.vfs_number("packet"),
-                        side=held.side,
-                        peer=held.peer,
-                        flags=OP_KERNEL | OP_IN_FLIGHT,
-                        begin_ns=held.since_ns,
-                        off_ns=held.since_ns,
-                        off_kind=WAIT_HELD,
-                        off_stack=NO_STACK,
-                        waker_stack=NO_STACK,
-                    )
-                )
-
-    def _old_ops(self, now_ns: int) -> list[bytes]:
-        """Return the operations in flight that are over the threshold."""
-        found: list[bytes] = []
-        self.stuck_before = 0
-        for _, record in self._threads.read():
-            if not record[_At.op_active] and not record[_At.op_watched] & ASKED:
-                continue
-            flags = _U32.unpack_from(record, _At.op_flags)[0]
-            self.stuck_before += bool(flags & OP_BEGIN_UNKNOWN)
-            arrival, begin = (
-                _U64.unpack_from(record, _At.op_arrival)[0],
-                _U64.unpack_from(record, _At.op_begin)[0],
-            )
-            if now_ns - (arrival or begin) >= self._threshold_ns:
-                found.append(record)
-        return found
-
-    def _with_name(self, record: bytes) -> bytes:
-        """Return a server's operation with its file's name, read while it holds the file."""
-        dentry = _U64.unpack_from(record, _At.op_dentry)[0]
-        if not dentry or record[_At.op_name_parts]:
-            return record
-        parts: list[bytes] = []
-        while dentry and len(parts) < NAME_PARTS:
-            name = self._memory.u64(dentry + self._memory.offset("dentry.d_name"), "qstr.name")
-            raw = self._memory.read(name, NAME_PART_LEN - 1) if name else None
-            parent = self._memory.u64(dentry, "dentry.d_parent")
-            if raw is None:
-                return record
-            parts.append(raw.partition(b"\0")[0].ljust(NAME_PART_LEN, b"\0"))
-            dentry = parent if parent != dentry else 0
-        # The thread may have gone on meanwhile: then the dentry was another's.
-        key = _U32.pack(_U32.unpack_from(record, _At.op_tid)[0])
-        now = bpf.lookup(self._maps["threads"], key, ctypes.sizeof(OpRec))
-        if now is None or any(now[at] != record[at] for at in _At.op_identity):
-            return record
-        at = _At.op_name_parts
-        names = b"".join(parts).ljust(NAME_PARTS * NAME_PART_LEN, b"\0")
-        return record[:at] + names + record[at + len(names) :]
-
-    def _see_group(self, record: bytes) -> None:
-        """Find who holds the fanotify group an operation hangs at, once for each group.
-
-        One that has neither read nor answered since we came is in no map. A thread's
-        group may be of inotify too: only a task in the group's own queue is proof.
-        """
-        group = _U64.unpack_from(record, _At.op_group)[0]
-        if not group or group in self._groups or not _U64.unpack_from(record, _At.op_off)[0]:
-            return
-        tid = _U32.unpack_from(record, _At.op_tid)[0]
-        waiting = [
-            self._memory.u32(task, "task_struct.pid")
-            for task in tasks.waiting_for(self._memory, group)
-        ]
-        if tid not in waiting:
-            return
-        self._groups.add(group)
-        marks = [
-            {
-                "pid": pid,
-                "start_ns": start_ns,
-                "group": group,
-                "marks": "",
-                "blocked": len(waiting),
-            }
-            for pid, start_ns in tasks.holders_of(self._memory, group)
-        ]
-        if marks:
-            self.add_fact(wire.MARKS, marks)
-
-    def _rpcs_in_flight(self, now_ns: int, seen: _Seen) -> Iterable[bytes]:
-        if self._rpcs is None:
-            return
-        for task, record in self._rpcs.read():
-            begin_ns = _U64.unpack_from(record, _At.rpc_begin)[0]
-            if now_ns - begin_ns < self._threshold_ns:
-                continue
-            if _U32.unpack_from(record, _At.rpc_flags)[0] & RPC_ENDED:
-                # Of the few at whose address no task has begun since, for room.
-                if now_ns - begin_ns > _IDLE_RPC_NS:
-                    self._forget_rpc(task, record)
-                continue
-            if not self._is_task_of(_U64.unpack(task)[0], record):
-                self._forget_rpc(task, record)
-                continue
+        rpcs = list(self._in_flight.rpcs(now_ns))
+        for record in rpcs:
             self._see_rpc(record, seen)
-            yield _flagged(record, _At.rpc_flags)
-
-    def _forget_rpc(self, task: bytes, record: bytes) -> None:
-        """Remove an RPC, unless another has begun at its address since it was read."""
-        now = bpf.lookup(self._maps["rpcs"], task, len(record))
-        if now is not None and now[_At.rpc_identity] == record[_At.rpc_identity]:
-            bpf.delete(self._maps["rpcs"], task)
-
-    def _is_task_of(self, task: int, record: bytes) -> bool:
-        """Return whether an rpc_task is still the one that is recorded.
-
-        A task that finds it has nothing to send (an open under a delegation) ends
-        without any trace event. A released task has no client, a new one at the same
-        address another start.
-        """
-        client = self._memory.u64(task, "rpc_task.tk_client")
-        start_ns = self._memory.u64(task, "rpc_task.tk_start")
-        return bool(client) and start_ns == _U64.unpack_from(record, _At.rpc_begin)[0]
+        interval.in_flight[wire.OPS] = b"".join([*ops, *self._in_flight.packets(now_ns)])
+        interval.in_flight[wire.RPCS] = b"".join(rpcs)
+        for marks in self._in_flight.listeners:
+            self.add_fact(wire.MARKS, marks)
+        self._in_flight.listeners.clear()
 
     def _drain_listeners(self, seen: _Seen) -> Iterable[bytes]:
         for group, record in self._listeners.read():
-            self._groups.add(_U64.unpack(group)[0])
+            self._in_flight.know(U64.unpack(group)[0])
             seen.processes.add(record[: ctypes.sizeof(ProcId)])
             yield group + record
 
     def _see_op(self, record: bytes, seen: _Seen) -> None:
-        for at in (_At.op_name, _At.op_nfs, _At.op_longest):
-            seen.names.add(_U64.unpack_from(record, at)[0])
-        seen.processes.add(record[_At.op_proc : _At.op_proc + 16])
-        if _U64.unpack_from(record, _At.op_off)[0]:
-            seen.stacks.add(struct.unpack_from("<i", record, _At.op_off_stack)[0])
-            seen.processes.add(record[_At.op_waker : _At.op_waker + 16])
-            seen.stacks.add(struct.unpack_from("<i", record, _At.op_waker_stack)[0])
-        for i in range(_U32.unpack_from(record, _At.op_nwaits)[0]):
-            at = _At.op_waits + i * _At.wait_size
-            seen.stacks.add(struct.unpack_from("<i", record, at + _At.wait_stack)[0])
-            seen.stacks.add(struct.unpack_from("<i", record, at + _At.wait_waker_stack)[0])
-            waker = at + _At.wait_waker
+        for at in (At.op_name, At.op_nfs, At.op_longest):
+            seen.names.add(U64.unpack_from(record, at)[0])
+        seen.processes.add(record[At.op_proc : At.op_proc + 16])
+        if U64.unpack_from(record, At.op_off)[0]:
+            seen.stacks.add(struct.unpack_from("<i", record, At.op_off_stack)[0])
+            seen.processes.add(record[At.op_waker : At.op_waker + 16])
+            seen.stacks.add(struct.unpack_from("<i", record, At.op_waker_stack)[0])
+        for i in range(U32.unpack_from(record, At.op_nwaits)[0]):
+            at = At.op_waits + i * At.wait_size
+            seen.stacks.add(struct.unpack_from("<i", record, at + At.wait_stack)[0])
+            seen.stacks.add(struct.unpack_from("<i", record, at + At.wait_waker_stack)[0])
+            waker = at + At.wait_waker
             seen.processes.add(record[waker : waker + 16])
 
     def _see_rpc(self, record: bytes, seen: _Seen) -> None:
-        seen.names.add(_U64.unpack_from(record, _At.rpc_name)[0])
-        seen.processes.add(record[_At.rpc_proc : _At.rpc_proc + 16])
+        seen.names.add(U64.unpack_from(record, At.rpc_name)[0])
+        seen.processes.add(record[At.rpc_proc : At.rpc_proc + 16])
 
     # What the records refer to, each once
 
@@ -486,7 +302,7 @@ class Collector:
             if identifier < 0:
                 continue
             name = "stacks" if identifier < FIRST_SLEEPER else "sleepers"
-            value = bpf.lookup(self._maps[name], _U32.pack(identifier), 8 * _STACK_DEPTH)
+            value = bpf.lookup(self._maps[name], U32.pack(identifier), 8 * _STACK_DEPTH)
             if value is not None:
                 addresses = struct.unpack(f"<{_STACK_DEPTH}Q", value)
                 stacks[str(identifier)] = [address for address in addresses if address]
@@ -510,7 +326,7 @@ class Collector:
     def _new_losses(self) -> dict[str, int]:
         losses: dict[str, int] = {}
         for reason, name in enumerate(IN_KERNEL):
-            value = bpf.lookup(self._maps["lost"], _U32.pack(reason), 8 * self._processors)
+            value = bpf.lookup(self._maps["lost"], U32.pack(reason), 8 * self._processors)
             total = sum(struct.unpack(f"<{self._processors}Q", value)) if value else 0
             if total > self._losses[reason]:
                 losses[name] = total - self._losses[reason]
@@ -526,22 +342,3 @@ class Collector:
         spent_s = time.process_time()
         used_s, self._cpu_s = spent_s - self._cpu_s, spent_s
         return {"collector_cpu_us": round(used_s * 1e6)}
-
-
-def _to_be_looked_at(record: bytes) -> bool:
-    """Return whether nobody has read the stack of an operation that sleeps, or it may be over.
-
-    Only a call of a client may: it is bounded by the ends of functions.
-    """
-    if _U64.unpack_from(record, _At.op_mark)[0]:
-        return True
-    off_ns = _U64.unpack_from(record, _At.op_off)[0]
-    kind = _U32.unpack_from(record, _At.op_off_kind)[0]
-    stack = struct.unpack_from("<i", record, _At.op_off_stack)[0]
-    return bool(off_ns and kind == WAIT_BLOCKED and stack == NO_STACK)
-
-
-def _flagged(record: bytes, at: int) -> bytes:
-    """Return the record marked as in flight."""
-    flags = _U32.unpack_from(record, at)[0] | OP_IN_FLIGHT
-    return record[:at] + _U32.pack(flags) + record[at + 4 :]

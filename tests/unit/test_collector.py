@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tracer import collector
 from tracer.collector import Collector
 from tracer.host import possible_processors
-from tracer.records import (
-    FIRST_SLEEPER,
-    NO_STACK,
-    OP_IN_FLIGHT,
-    OP_KERNEL,
-    RPC_ENDED,
-    WAIT_BLOCKED,
-    WAIT_HELD,
-    HeldRec,
-    OpRec,
-    RpcRec,
-)
 
 
 @pytest.fixture
@@ -37,93 +22,6 @@ def test_processors_are_all_that_may_ever_come_up(monkeypatch: pytest.MonkeyPatc
     for text, count in (("0\n", 1), ("0-7\n", 8), ("0-3,8-11\n", 12)):
         monkeypatch.setattr(Path, "read_text", lambda _self, text=text: text)
         assert possible_processors() == count
-
-
-def test_a_record_is_flagged_in_place() -> None:
-    assert collector._flagged(b"abcd\x02\0\0\0efgh", 4) == b"abcd\x03\0\0\0efgh"
-
-
-class Records:
-    """A map of these elements."""
-
-    def __init__(self, *elements: tuple[bytes, ctypes.Structure]) -> None:
-        self.elements = elements
-
-    def read(self) -> Iterator[tuple[bytes, bytes]]:
-        return ((key, bytes(value)) for key, value in self.elements)
-
-
-def test_a_packet_is_in_flight_until_it_is_decided_on(bare: Collector) -> None:
-    young, old = HeldRec(op_id=7, since_ns=95), HeldRec(op_id=8, since_ns=5, side=2)
-    bare._threshold_ns = 10
-    bare._held = Records((b"", young), (b"", old))  # type: ignore[assignment]
-    (record,) = map(OpRec.from_buffer_copy, bare._packets_in_flight(100))
-    assert (record.op_id, record.begin_ns, record.side) == (8, 5, 2)
-    assert (record.off_ns, record.off_kind) == (5, WAIT_HELD)
-    assert record.flags == OP_KERNEL | OP_IN_FLIGHT
-
-
-@pytest.mark.parametrize(
-    ("op", "looked"),
-    [
-        (OpRec(off_ns=5, off_kind=WAIT_BLOCKED, off_stack=NO_STACK), True),
-        (OpRec(off_ns=5, off_kind=WAIT_BLOCKED, off_stack=7), False),
-        (OpRec(off_ns=5, off_kind=WAIT_BLOCKED + 1, off_stack=NO_STACK), False),
-        (OpRec(off_ns=0, off_kind=WAIT_BLOCKED, off_stack=NO_STACK), False),
-    ],
-    ids=["asleep", "known", "runnable", "running"],
-)
-def test_the_stack_of_a_sleeper_is_read_once(
-    bare: Collector, monkeypatch: pytest.MonkeyPatch, op: OpRec, looked: bool
-) -> None:
-    op.active, op.begin_ns = 1, 1
-    bare._threads = Records((b"", op))  # type: ignore[assignment]
-    bare._threshold_ns, bare._sleepers, bare._groups = 10, 99, set()
-    runs: list[int] = []
-
-    def run(link: int) -> None:
-        runs.append(link)
-        op.off_stack = FIRST_SLEEPER
-
-    monkeypatch.setattr(collector.bpf, "run_iterator", run)
-    seen = collector._Seen()
-    (record,) = bare._ops_in_flight(100, seen)
-    assert runs == ([99] if looked else [])
-    assert (FIRST_SLEEPER in seen.stacks) == looked
-    assert OpRec.from_buffer_copy(record).off_stack == op.off_stack
-
-
-def test_rpcs_that_have_ended_are_not_in_flight_and_go_at_last(
-    bare: Collector, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    minute_ns, deleted = 60_000_000_000, []
-    old, new = (RpcRec(begin_ns=begin_ns, flags=RPC_ENDED) for begin_ns in (1, minute_ns))
-    revived = RpcRec(begin_ns=1, flags=RPC_ENDED)
-    bare._rpcs = Records((b"old", old), (b"rev", revived), (b"new", new))  # type: ignore[assignment]
-    bare._maps, bare._threshold_ns = {"rpcs": 5}, 10
-    # Another RPC has begun at one's address since the records were read.
-    now = {b"old": bytes(old), b"rev": bytes(RpcRec(op_id=7, begin_ns=minute_ns))}
-    monkeypatch.setattr(collector.bpf, "lookup", lambda _fd, key, _bytes: now[key])
-    monkeypatch.setattr(collector.bpf, "delete", lambda fd, key: deleted.append((fd, key)))
-    assert list(bare._rpcs_in_flight(minute_ns + 100, collector._Seen())) == []
-    assert deleted == [(5, b"old")]
-
-
-def test_an_rpc_in_flight_is_known_by_the_start_of_its_task(
-    bare: Collector, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Memory:
-        def u64(self, _task: int, path: str) -> int:
-            return {"rpc_task.tk_client": 1, "rpc_task.tk_start": 7}[path]
-
-    ours, other = RpcRec(op=1, begin_ns=7), RpcRec(op=2, begin_ns=8)
-    bare._memory, bare._threshold_ns = Memory(), 10  # type: ignore[assignment]
-    bare._rpcs = Records((bytes(8), ours), (bytes(8), other))  # type: ignore[assignment]
-    forgotten: list[bytes] = []
-    monkeypatch.setattr(bare, "_forget_rpc", lambda _task, record: forgotten.append(record))
-    found = bare._rpcs_in_flight(6_000_000_000, collector._Seen())
-    assert [RpcRec.from_buffer_copy(record).op for record in found] == [1]
-    assert forgotten == [bytes(other)]
 
 
 RUNNING = """

@@ -1,0 +1,133 @@
+"""What has not ended: which records are shown, and how."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+
+import pytest
+
+from tracer import in_flight
+from tracer.in_flight import InFlight
+from tracer.records import (
+    ASKED,
+    FIRST_SLEEPER,
+    NO_STACK,
+    OP_IN_FLIGHT,
+    OP_KERNEL,
+    RPC_ENDED,
+    WAIT_BLOCKED,
+    WAIT_HELD,
+    HeldRec,
+    OpRec,
+    RpcRec,
+)
+
+
+@pytest.fixture
+def bare() -> InFlight:
+    """Return what is in flight in no maps."""
+    return InFlight.__new__(InFlight)
+
+
+def test_a_record_is_flagged_in_place() -> None:
+    assert in_flight._flagged(b"abcd\x02\0\0\0efgh", 4) == b"abcd\x03\0\0\0efgh"
+
+
+class Records:
+    """A map of these elements."""
+
+    def __init__(self, *elements: tuple[bytes, ctypes.Structure]) -> None:
+        self.elements = elements
+
+    def read(self) -> Iterator[tuple[bytes, bytes]]:
+        return ((key, bytes(value)) for key, value in self.elements)
+
+
+def test_a_packet_is_in_flight_until_it_is_decided_on(bare: InFlight) -> None:
+    young, old = HeldRec(op_id=7, since_ns=95), HeldRec(op_id=8, since_ns=5, side=2)
+    bare._threshold_ns = 10
+    bare._held = Records((b"", young), (b"", old))  # type: ignore[assignment]
+    (record,) = map(OpRec.from_buffer_copy, bare.packets(100))
+    assert (record.op_id, record.begin_ns, record.side) == (8, 5, 2)
+    assert (record.off_ns, record.off_kind) == (5, WAIT_HELD)
+    assert record.flags == OP_KERNEL | OP_IN_FLIGHT
+
+
+@pytest.mark.parametrize(
+    ("op", "looked"),
+    [
+        (OpRec(off_ns=5, off_kind=WAIT_BLOCKED, off_stack=NO_STACK), True),
+        (OpRec(off_ns=5, off_kind=WAIT_BLOCKED, off_stack=7), False),
+        (OpRec(off_ns=5, off_kind=WAIT_BLOCKED + 1, off_stack=NO_STACK), False),
+        (OpRec(off_ns=0, off_kind=WAIT_BLOCKED, off_stack=NO_STACK), False),
+    ],
+    ids=["asleep", "known", "runnable", "running"],
+)
+def test_the_stack_of_a_sleeper_is_read_once(
+    bare: InFlight, monkeypatch: pytest.MonkeyPatch, op: OpRec, looked: bool
+) -> None:
+    op.active, op.begin_ns = 1, 1
+    bare._threads = Records((b"", op))  # type: ignore[assignment]
+    bare._threshold_ns, bare._sleepers, bare._groups = 10, 99, set()
+    runs: list[int] = []
+
+    def run(link: int) -> None:
+        runs.append(link)
+        op.off_stack = FIRST_SLEEPER
+
+    monkeypatch.setattr(in_flight.bpf, "run_iterator", run)
+    (record,) = bare.operations(100)
+    assert runs == ([99] if looked else [])
+    assert OpRec.from_buffer_copy(record).off_stack == op.off_stack
+
+
+def test_rpcs_that_have_ended_are_not_in_flight_and_go_at_last(
+    bare: InFlight, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minute_ns, deleted = 60_000_000_000, []
+    old, new = (RpcRec(begin_ns=begin_ns, flags=RPC_ENDED) for begin_ns in (1, minute_ns))
+    revived = RpcRec(begin_ns=1, flags=RPC_ENDED)
+    bare._rpcs = Records((b"old", old), (b"rev", revived), (b"new", new))  # type: ignore[assignment]
+    bare._maps, bare._threshold_ns = {"rpcs": 5}, 10
+    # Another RPC has begun at one's address since the records were read.
+    now = {b"old": bytes(old), b"rev": bytes(RpcRec(op_id=7, begin_ns=minute_ns))}
+    monkeypatch.setattr(in_flight.bpf, "lookup", lambda _fd, key, _bytes: now[key])
+    monkeypatch.setattr(in_flight.bpf, "delete", lambda fd, key: deleted.append((fd, key)))
+    assert list(bare.rpcs(minute_ns + 100)) == []
+    assert deleted == [(5, b"old")]
+
+
+def test_an_rpc_in_flight_is_known_by_the_start_of_its_task(
+    bare: InFlight, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Memory:
+        def u64(self, _task: int, path: str) -> int:
+            return {"rpc_task.tk_client": 1, "rpc_task.tk_start": 7}[path]
+
+    ours, other = RpcRec(op=1, begin_ns=7), RpcRec(op=2, begin_ns=8)
+    bare._memory, bare._threshold_ns = Memory(), 10  # type: ignore[assignment]
+    bare._rpcs = Records((bytes(8), ours), (bytes(8), other))  # type: ignore[assignment]
+    forgotten: list[bytes] = []
+    monkeypatch.setattr(bare, "_forget_rpc", lambda _task, record: forgotten.append(record))
+    found = bare.rpcs(6_000_000_000)
+    assert [RpcRec.from_buffer_copy(record).op for record in found] == [1]
+    assert forgotten == [bytes(other)]
+
+
+@pytest.mark.parametrize(
+    ("op", "shown"),
+    [
+        (OpRec(active=1, begin_ns=5), True),
+        (OpRec(active=1, begin_ns=95), False),
+        (OpRec(active=1, begin_ns=95, arrival_ns=5), True),
+        (OpRec(begin_ns=5), False),
+        (OpRec(begin_ns=5, watched=1), False),
+        (OpRec(begin_ns=5, watched=ASKED | 1), True),
+    ],
+    ids=["old", "young", "queued for long", "ended", "idle", "asked"],
+)
+def test_what_is_under_way(bare: InFlight, op: OpRec, shown: bool) -> None:
+    bare._threads = Records((b"", op))  # type: ignore[assignment]
+    bare._threshold_ns, bare._groups = 10, set()
+    assert len(list(bare.operations(100))) == shown

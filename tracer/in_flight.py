@@ -1,0 +1,209 @@
+"""What has not ended yet, read from the maps as it stands."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from tracer import calls
+from tracer.kernel import bpf, tasks
+from tracer.kernel.memory import KernelMemory
+from tracer.record_offsets import S32, U32, U64, At
+from tracer.records import (
+    ASKED,
+    NAME_PART_LEN,
+    NAME_PARTS,
+    NO_STACK,
+    OP_BEGIN_UNKNOWN,
+    OP_IN_FLIGHT,
+    OP_KERNEL,
+    RPC_ENDED,
+    WAIT_BLOCKED,
+    WAIT_HELD,
+    HeldRec,
+    OpRec,
+    RpcRec,
+)
+
+_IDLE_RPC_NS: Final = 60_000_000_000
+
+
+class InFlight:
+    """The operations, packets and RPCs of one recording that are under way."""
+
+    def __init__(
+        self, maps: Mapping[str, int], memory: KernelMemory, sleepers: int, threshold_ns: int
+    ) -> None:
+        self._maps = maps
+        self._memory = memory
+        self._sleepers = sleepers
+        self._threshold_ns = threshold_ns
+        self._threads = bpf.BatchReader(maps["threads"], 4, ctypes.sizeof(OpRec))
+        self._rpcs = (
+            bpf.BatchReader(maps["rpcs"], 8, ctypes.sizeof(RpcRec)) if "rpcs" in maps else None
+        )
+        self._held = bpf.BatchReader(maps["held"], 8, ctypes.sizeof(HeldRec))
+        self._groups: set[int] = set()  # whose holders are known, or were looked for
+        # How many calls that began before recording had not ended at the last look.
+        self.stuck_before = 0
+        # The holders of fanotify groups that operations hang at, since these were taken.
+        self.listeners: list[list[dict[str, Any]]] = []
+
+    def know(self, group: int) -> None:
+        """Take note that the holders of a fanotify group are known."""
+        self._groups.add(group)
+
+    def operations(self, now_ns: int) -> Iterator[bytes]:
+        """Yield the operations over the threshold, each as it stands."""
+        records = self._old_ops(now_ns)
+        if any(_to_be_looked_at(record) for record in records):
+            bpf.run_iterator(self._sleepers)
+            records = self._old_ops(now_ns)
+        for record in records:
+            self._see_group(record)
+            yield _flagged(self._with_name(record), At.op_flags)
+
+    def packets(self, now_ns: int) -> Iterator[bytes]:
+        """Yield packets that a process has to decide on, as waits of no thread."""
+        for _, value in self._held.read():
+            held = HeldRec.from_buffer_copy(value)
+            if now_ns - held.since_ns >= self._threshold_ns:
+                yield bytes(
+                    OpRec(
+                        op_id=held.op_id,
+                        op=calls.vfs_number("packet"),
+                        side=held.side,
+                        peer=held.peer,
+                        flags=OP_KERNEL | OP_IN_FLIGHT,
+                        begin_ns=held.since_ns,
+                        off_ns=held.since_ns,
+                        off_kind=WAIT_HELD,
+                        off_stack=NO_STACK,
+                        waker_stack=NO_STACK,
+                    )
+                )
+
+    def _old_ops(self, now_ns: int) -> list[bytes]:
+        """Return the operations in flight that are over the threshold."""
+        found: list[bytes] = []
+        self.stuck_before = 0
+        for _, record in self._threads.read():
+            if not record[At.op_active] and not record[At.op_watched] & ASKED:
+                continue
+            flags = U32.unpack_from(record, At.op_flags)[0]
+            self.stuck_before += bool(flags & OP_BEGIN_UNKNOWN)
+            arrival, begin = (
+                U64.unpack_from(record, At.op_arrival)[0],
+                U64.unpack_from(record, At.op_begin)[0],
+            )
+            if now_ns - (arrival or begin) >= self._threshold_ns:
+                found.append(record)
+        return found
+
+    def _with_name(self, record: bytes) -> bytes:
+        """Return a server's operation with its file's name, read while it holds the file."""
+        dentry = U64.unpack_from(record, At.op_dentry)[0]
+        if not dentry or record[At.op_name_parts]:
+            return record
+        parts: list[bytes] = []
+        while dentry and len(parts) < NAME_PARTS:
+            name = self._memory.u64(dentry + self._memory.offset("dentry.d_name"), "qstr.name")
+            raw = self._memory.read(name, NAME_PART_LEN - 1) if name else None
+            parent = self._memory.u64(dentry, "dentry.d_parent")
+            if raw is None:
+                return record
+            parts.append(raw.partition(b"\0")[0].ljust(NAME_PART_LEN, b"\0"))
+            dentry = parent if parent != dentry else 0
+        # The thread may have gone on meanwhile: then the dentry was another's.
+        key = U32.pack(U32.unpack_from(record, At.op_tid)[0])
+        now = bpf.lookup(self._maps["threads"], key, ctypes.sizeof(OpRec))
+        if now is None or any(now[at] != record[at] for at in At.op_identity):
+            return record
+        at = At.op_name_parts
+        names = b"".join(parts).ljust(NAME_PARTS * NAME_PART_LEN, b"\0")
+        return record[:at] + names + record[at + len(names) :]
+
+    def _see_group(self, record: bytes) -> None:
+        """Find who holds the fanotify group an operation hangs at, once for each group.
+
+        One that has neither read nor answered since we came is in no map. A thread's
+        group may be of inotify too: only a task in the group's own queue is proof.
+        """
+        group = U64.unpack_from(record, At.op_group)[0]
+        if not group or group in self._groups or not U64.unpack_from(record, At.op_off)[0]:
+            return
+        tid = U32.unpack_from(record, At.op_tid)[0]
+        waiting = [
+            self._memory.u32(task, "task_struct.pid")
+            for task in tasks.waiting_for(self._memory, group)
+        ]
+        if tid not in waiting:
+            return
+        self._groups.add(group)
+        marks = [
+            {
+                "pid": pid,
+                "start_ns": start_ns,
+                "group": group,
+                "marks": "",
+                "blocked": len(waiting),
+            }
+            for pid, start_ns in tasks.holders_of(self._memory, group)
+        ]
+        if marks:
+            self.listeners.append(marks)
+
+    def rpcs(self, now_ns: int) -> Iterator[bytes]:
+        """Yield the client's RPCs over the threshold."""
+        if self._rpcs is None:
+            return
+        for task, record in self._rpcs.read():
+            begin_ns = U64.unpack_from(record, At.rpc_begin)[0]
+            if now_ns - begin_ns < self._threshold_ns:
+                continue
+            if U32.unpack_from(record, At.rpc_flags)[0] & RPC_ENDED:
+                # Of the few at whose address no task has begun since, for room.
+                if now_ns - begin_ns > _IDLE_RPC_NS:
+                    self._forget_rpc(task, record)
+                continue
+            if not self._is_task_of(U64.unpack(task)[0], record):
+                self._forget_rpc(task, record)
+                continue
+            yield _flagged(record, At.rpc_flags)
+
+    def _forget_rpc(self, task: bytes, record: bytes) -> None:
+        """Remove an RPC, unless another has begun at its address since it was read."""
+        now = bpf.lookup(self._maps["rpcs"], task, len(record))
+        if now is not None and now[At.rpc_identity] == record[At.rpc_identity]:
+            bpf.delete(self._maps["rpcs"], task)
+
+    def _is_task_of(self, task: int, record: bytes) -> bool:
+        """Return whether an rpc_task is still the one that is recorded.
+
+        A task that finds it has nothing to send (an open under a delegation) ends
+        without any trace event. A released task has no client, a new one at the same
+        address another start.
+        """
+        client = self._memory.u64(task, "rpc_task.tk_client")
+        start_ns = self._memory.u64(task, "rpc_task.tk_start")
+        return bool(client) and start_ns == U64.unpack_from(record, At.rpc_begin)[0]
+
+
+def _to_be_looked_at(record: bytes) -> bool:
+    """Return whether nobody has read the stack of an operation that sleeps, or it may be over.
+
+    Only a call of a client may: it is bounded by the ends of functions.
+    """
+    if U64.unpack_from(record, At.op_mark)[0]:
+        return True
+    off_ns = U64.unpack_from(record, At.op_off)[0]
+    kind = U32.unpack_from(record, At.op_off_kind)[0]
+    stack = S32.unpack_from(record, At.op_off_stack)[0]
+    return bool(off_ns and kind == WAIT_BLOCKED and stack == NO_STACK)
+
+
+def _flagged(record: bytes, at: int) -> bytes:
+    """Return the record marked as in flight."""
+    flags = U32.unpack_from(record, at)[0] | OP_IN_FLIGHT
+    return record[:at] + U32.pack(flags) + record[at + 4 :]
