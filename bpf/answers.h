@@ -8,6 +8,13 @@
 
 /* Who has answered nobody for so long is watched no more. */
 #define WATCH_NS (300ULL * 1000000000)
+/*
+ * How many threads are watched that were in no operation, and how many may be: they leave room
+ * in `threads` for those that are. Others are not watched: chains end before them.
+ */
+BPF_ARRAY(watching, u64, 1);
+#define MAX_WATCHING 1024
+
 /* The bytes of a thread's kernel stack on x86 and arm64. */
 #define THREAD_BYTES 16384
 
@@ -67,6 +74,33 @@ static __always_inline void answer_end(struct op_rec *op, u64 now)
 		count_loss(LOSS_RING_FULL);
 }
 
+/* The record of a thread, made if there is room for one that is to be watched. */
+static __always_inline struct op_rec *watched_op(u32 tid, u64 task)
+{
+	u32 zero = 0;
+	u64 *count = watching.lookup(&zero);
+	struct op_rec *op = threads.lookup(&tid);
+
+	if (op || !count || *count >= MAX_WATCHING)
+		return op;
+	op = new_op(tid, task);
+	if (!op)
+		return NULL;
+	op->counted = 1;
+	__sync_fetch_and_add(count, 1);
+	return op;
+}
+
+/* It ends. */
+static __always_inline void forget_watched(struct op_rec *op)
+{
+	u32 zero = 0;
+	u64 *count = watching.lookup(&zero);
+
+	if (count && op->counted)
+		__sync_fetch_and_add(count, -1);
+}
+
 /* The current thread lets another go on that has waited for long. */
 static __always_inline void note_answer(void *ctx, u64 task, struct op_rec *woken, u64 now)
 {
@@ -78,7 +112,7 @@ static __always_inline void note_answer(void *ctx, u64 task, struct op_rec *woke
 		return;
 	if (is_kthread(task) || is_own() || !is_by_thread(ctx, task))
 		return;
-	op = current_op_or_new();
+	op = watched_op(bpf_get_current_pid_tgid(), task);
 	if (!op || op->active)
 		return;
 	if (op->watched)
@@ -93,11 +127,12 @@ static __always_inline void note_answer(void *ctx, u64 task, struct op_rec *woke
 }
 
 /* The current thread wakes one that is in no operation: it may ask it for something. */
-static __always_inline void note_request(void *ctx, u64 asked, struct op_rec *op)
+static __always_inline void note_request(void *ctx, u64 asked)
 {
 	u32 number = bpf_get_smp_processor_id(), tid = load_u32(asked, OFF_task_struct__pid);
 	u32 tgid = load_u32(asked, OFF_task_struct__tgid);
 	struct cpu_rec *cpu = cpus.lookup(&number);
+	struct op_rec *op;
 	u8 hops;
 
 	if (!cpu || !cpu->hops || is_kthread(asked) || own.lookup(&tgid))
@@ -105,8 +140,7 @@ static __always_inline void note_request(void *ctx, u64 asked, struct op_rec *op
 	hops = cpu->hops + (tgid != bpf_get_current_pid_tgid() >> 32);
 	if (hops > MAX_HOPS || !is_by_thread(ctx, current_task()))
 		return;
-	if (!op)
-		op = new_op(tid, asked);
+	op = watched_op(tid, asked);
 	if (!op)
 		return;
 	answer_begin(op, bpf_ktime_get_ns());

@@ -126,7 +126,7 @@ struct op_rec {
 	u32 nfs_status; /* server: NFS3ERR_ or NFS4ERR_ of the reply */
 	u32 call_dev;	/* s_dev, for a call outside of an operation */
 	u32 waker_tid;
-	u32 pad;
+	u32 counted;	/* in `watching` */
 	u8 peer[16];	/* IPv6, or IPv4 mapped; zero = unknown */
 	u8 side;
 	u8 active;

@@ -201,7 +201,7 @@ int on_sched_waking(unsigned long long *ctx)
 		if (op && is_awaited(op))
 			early_ready(op, task, bpf_ktime_get_ns());
 		else
-			note_request(ctx, task, op);
+			note_request(ctx, task);
 		return 0;
 	}
 	if (!op->off_ns || op->off_kind != WAIT_BLOCKED)
@@ -268,6 +268,7 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	note_current(&op->proc);
 	op_unqueued(op);
+	forget_watched(op);
 	threads.delete(&tid);
 	return 0;
 }

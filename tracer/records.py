@@ -159,7 +159,7 @@ class OpRec(ctypes.Structure):
         ("nfs_status", _u32),
         ("call_dev", _u32),
         ("waker_tid", _u32),
-        ("pad", _u32),
+        ("counted", _u32),
         ("peer", _u8 * 16),
         ("side", _u8),
         ("active", _u8),
