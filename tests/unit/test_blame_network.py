@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from blame_cases import client, quiet_samples, server
+from blame_cases import client, quiet_samples, rpc, server, us
 
 from tracer.blame.network import is_at_fault
 from tracer.histogram import bucket_of
@@ -41,9 +41,28 @@ def test_not_while_a_server_starts_and_stops_its_threads() -> None:
         ({"counts": [Count("client", "connect", None, None, "10.9.0.1", 9)]}, False),
         ({"samples": repeated(0, 0, 0, 3)}, True),
         ({"samples": repeated(*[0] * 30, 1)}, False),
-        ({"latency": [rpcs(1000, 300_000, 400_000)]}, True),
-        ({"latency": [rpcs(1000, 2000, 400_000)]}, False),
     ],
 )
 def test_a_network_is_at_fault_where_that_shows(recorded: dict[str, Any], named: bool) -> None:
     assert is_at_fault([client(**recorded)], THRESHOLD_US) == named
+
+
+@pytest.mark.parametrize(
+    ("walls", "slots", "named"),
+    [
+        ((0.001, 0.3, 0.4), (0, 0, 0), True),
+        ((0.001, 0.002, 0.4), (0, 0, 0), False),
+        # They waited for each other on the client.
+        ((0.001, 0.3, 0.4), (0, 0.29, 0.39), False),
+    ],
+)
+def test_a_network_is_at_fault_where_every_other_rpc_is_slow(
+    walls: tuple[float, ...], slots: tuple[float, ...], named: bool
+) -> None:
+    recorded = [
+        rpc(1, 1 + wall, slot_us=us(slot))
+        for wall, slot in zip(walls, slots, strict=True)
+        if wall >= 0.01
+    ]
+    here = client(recorded, latency=[rpcs(*map(us, walls))])
+    assert is_at_fault([here], THRESHOLD_US) == named

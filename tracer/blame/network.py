@@ -6,12 +6,10 @@ busy, or emulated, some of it always is.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from tracer.blame.hosts import nfsd_restarted
-from tracer.histogram import quantile_us
 from tracer.model import HostCapture
 
 # RPCs that went unanswered, or whose connection was lost.
@@ -31,7 +29,7 @@ def is_at_fault(captures: Sequence[HostCapture], threshold_us: int) -> bool:
     return not _explained(captures) and (
         any(row.kind in _BROKEN and row.side == "client" for one in captures for row in one.counts)
         or any(_repeated_per_s(one) >= _REPEATED_PER_S for one in captures)
-        or _median_rpc_us(captures) >= threshold_us / 2
+        or _is_mostly_slow(captures, threshold_us / 2)
     )
 
 
@@ -45,10 +43,16 @@ def _repeated_per_s(capture: HostCapture) -> float:
     return sum(rates) / len(rates) if rates else 0.0
 
 
-def _median_rpc_us(captures: Iterable[HostCapture]) -> float:
-    counts: Counter[int] = Counter()
+def _is_mostly_slow(captures: Iterable[HostCapture], least_us: float) -> bool:
+    """Return whether every other RPC took this long, without its wait for a slot.
+
+    Those that did stand among the operations one by one.
+    """
+    slow = count = 0
     for capture in captures:
+        rpcs = (op for op in capture.operations if op.side == "client" and op.layer == "rpc")
+        slow += sum(op.wall_us - (op.slot_us or 0) >= least_us for op in rpcs if not op.in_flight)
         for row in capture.latency:
             if row.side == "client" and row.layer == "rpc":
-                counts.update(row.counts)
-    return quantile_us(counts, 0.5) or 0.0
+                count += sum(row.counts.values())
+    return count > 0 and slow * 2 >= count
