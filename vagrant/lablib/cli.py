@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from lablib import kernels, places, runner, scenario, score, tools
+from lablib import kernels, peers, places, runner, scenario, score, tools
 from lablib.errors import LabError, UsageError
 from lablib.lab import ROLES, VERSIONS, Config, Lab
 
@@ -71,6 +71,11 @@ def parser() -> argparse.ArgumentParser:
         default=places.REPOSITORY / "build/score",
         metavar="DIR",
         help="where table, outcomes and reports go (default: build/score)",
+    )
+    scored.add_argument(
+        "--peers",
+        action="store_true",
+        help="play each under bcc's tools as well, and say what they name",
     )
     return top
 
@@ -144,7 +149,20 @@ def score_scenarios(options: argparse.Namespace) -> int:
             (options.out / "score.txt").write_text(score.table(rows))
             (options.out / "score.json").write_text(json.dumps(score.document(rows), indent=1))
     print(score.table(rows), end="")
+    if options.peers:
+        print(watch_peers(chosen, kernel, options), end="")
     return 0 if all(row.grade == "right" for row in rows) else 1
+
+
+def watch_peers(chosen: list[scenario.Scenario], kernel: str, options: argparse.Namespace) -> str:
+    """Plays scenarios under other tools; returns the table, which is written after each."""
+    said: list[peers.Said] = []
+    for each in chosen:
+        request = runner.Request(each, kernel, options.vers, json=None, save=None, keep=False)
+        folder = options.out / f"{each.path.stem}-{kernel}-peers"
+        said += peers.watch(each, runner.config(request), folder)
+        (options.out / "peers.txt").write_text(peers.table(said))
+    return peers.table(said)
 
 
 def show_kernels(options: argparse.Namespace) -> int:

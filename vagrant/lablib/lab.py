@@ -31,6 +31,7 @@ class Config:
     mount_options: dict[str, str] = field(default_factory=dict)
     # What the export's disk does at most.
     disk_mib_per_s: float | None = None
+    memory_mib: int = qemu.MEMORY_MIB
     scenario: str = ""
     # Of a `lab run`: its process, after whose death the guests are of no use to anyone.
     owner: int = 0
@@ -144,6 +145,7 @@ class Lab:
             payload=self.folder / "payload.ext4",
             export=self.folder / "export.ext4" if role == "server" else None,
             export_mib_per_s=config.disk_mib_per_s,
+            memory_mib=config.memory_mib,
         )
         folder = self.folder / role
         shutil.rmtree(folder, ignore_errors=True)

@@ -48,14 +48,17 @@ class Machine:
     payload: Path
     export: Path | None
     export_mib_per_s: float | None
+    memory_mib: int = MEMORY_MIB
 
 
-def base(boot: BootFiles, accelerator: str, command_line: str) -> list[str]:
+def base(
+    boot: BootFiles, accelerator: str, command_line: str, memory_mib: int = MEMORY_MIB
+) -> list[str]:
     """A machine that boots the kernel and its ramdisk, with its console in a file."""
     return [
         *emulator.command(accelerator),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-machine", "q35", "-smp", str(CPUS), "-m", f"{MEMORY_MIB}M"),
+        *("-machine", "q35", "-smp", str(CPUS), "-m", f"{memory_mib}M"),
         *ACCELERATORS[accelerator],
         *("-kernel", str(boot.image), "-initrd", str(boot.initrd)),
         *("-append", f"{COMMAND_LINE} {command_line}", "-serial", "file:console"),
@@ -65,7 +68,7 @@ def base(boot: BootFiles, accelerator: str, command_line: str) -> list[str]:
 def full(machine: Machine) -> list[str]:
     """A guest: disks in the order guest/boot expects, the lab's network, the control ports."""
     return [
-        *base(machine.boot, machine.accelerator, f"lab.role={machine.role}"),
+        *base(machine.boot, machine.accelerator, f"lab.role={machine.role}", machine.memory_mib),
         *disk(machine.root, "snapshot=on"),
         *disk(machine.boot.modules, "snapshot=on"),
         *disk(machine.payload, "snapshot=on"),

@@ -1,0 +1,55 @@
+"""What other tools say about a fault: lines in, a table out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "vagrant"))
+
+from lablib import peers
+from lablib.scenario import Expect, Record, Scenario
+
+SLOWER = peers.TOOLS[0]
+TEXT = """\
+Tracing NFS operations that are slower than 100 ms... Ctrl-C to quit
+TIME     COMM           PID    T BYTES   OFF_KB   LAT(ms) FILENAME
+
+10:13:15 opener         811    O 0       0         831.90 17
+10:13:16 scand-helper   900    O 0       0         120.00 18
+"""
+
+
+def scenario(culprit: str | None) -> Scenario:
+    return Scenario(Path("x.toml"), "x", "about", {}, Record(), Expect(culprit=culprit))
+
+
+@pytest.mark.parametrize(
+    ("culprit", "naming", "first"),
+    [
+        ("scand", 1, "10:13:16 scand-helper"),
+        ("qaxsafed", 0, ""),
+        ("pener", 0, ""),
+        ("", 0, ""),
+        (None, 0, ""),
+    ],
+)
+def test_lines_that_name_the_culprit(culprit: str | None, naming: int, first: str) -> None:
+    said = peers.judged(scenario(culprit), SLOWER, TEXT)
+    assert (said.tool, said.role, said.lines, said.naming) == (
+        "nfsslower-bpfcc",
+        "client",
+        4,
+        naming,
+    )
+    assert said.first.startswith(first)
+    assert bool(said.first) == bool(first)
+
+
+def test_the_table_has_a_line_for_each() -> None:
+    said = peers.judged(scenario("scand"), SLOWER, TEXT)
+    heading, line = peers.table([said]).splitlines()
+    assert heading.startswith("scenario")
+    assert line.split()[:5] == ["x", "nfsslower-bpfcc", "client", "4", "1"]

@@ -1,0 +1,139 @@
+"""What an engineer would run instead of nfsblame: bcc's tools on the same fault, words kept."""
+
+import re
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from lablib import lab, play
+from lablib.errors import LabError
+from lablib.scenario import Scenario
+
+PACKAGES: Final = ["bpfcc-tools", "linux-headers-cloud-amd64"]
+# Each holds clang and LLVM, and compiles against the kernel's headers: that takes more room
+# and time than all else in a guest.
+MEMORY_MIB: Final = 2048
+READY_SECONDS: Final = 300.0
+END_SECONDS: Final = 120.0
+_HEADINGS: Final = ("scenario", "tool", "on", "lines", "name the culprit", "the first of them")
+_SHOWN: Final = 100
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool on one of the guests; ``begins`` is what it says when it traces."""
+
+    role: str
+    argv: tuple[str, ...]
+    begins: str
+
+    @property
+    def name(self) -> str:
+        """What Debian calls it."""
+        return self.argv[0]
+
+
+TOOLS: Final = (
+    Tool("client", ("nfsslower-bpfcc", "100"), "Tracing NFS operations"),
+    Tool("server", ("offwaketime-bpfcc",), "Tracing blocked time"),
+    Tool("server", ("biosnoop-bpfcc",), "TIME"),
+    Tool("server", ("runqlat-bpfcc", "-P"), "Tracing run queue latency"),
+)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a tool said in a scenario, as far as it names the culprit."""
+
+    scenario: str
+    tool: str
+    role: str
+    lines: int
+    naming: int
+    first: str = ""
+
+
+class Watched(play.Play):
+    """A scenario with other tools in nfsblame's place."""
+
+    def __init__(self, booted: lab.Lab, scenario: Scenario) -> None:
+        super().__init__(booted, scenario)
+        self.said: dict[Tool, str] = {}
+        self._tasks: dict[Tool, play.Task] = {}
+
+    def prepare(self) -> None:
+        """Compiles nothing in advance: these tools cannot."""
+
+    def record(self) -> list[play.Task]:
+        """Starts one tool after the other, and waits until it traces."""
+        for tool in TOOLS:
+            argv = ["env", "PYTHONUNBUFFERED=1", *tool.argv]
+            task = self.task(self.lab.guest(tool.role), tool.name, argv)
+            self._tasks[tool] = task
+            self.await_begin(tool, task)
+        return list(self._tasks.values())
+
+    def await_begin(self, tool: Tool, task: play.Task) -> None:
+        """Waits for the words with which a tool begins."""
+        began = time.monotonic()
+        while tool.begins not in text_of(task):
+            if task.wait(0.5) is not None:
+                raise LabError(f"{tool.name} ended at once: {task.said()}")
+            if time.monotonic() - began > READY_SECONDS:
+                raise LabError(f"{tool.name} does not trace after {READY_SECONDS:.0f} s")
+        self.played.ready_seconds[tool.name] = round(time.monotonic() - began, 2)
+
+    def stop(self, recorders: list[play.Task]) -> None:
+        """Ends the tools as Ctrl-C does; some of them say all they have only then."""
+        for task in recorders:
+            task.command.signal(signal.SIGINT)
+        for tool, task in self._tasks.items():
+            if task.wait(END_SECONDS) is None:
+                self.played.notes.append(f"{tool.name} did not end within {END_SECONDS:.0f} s")
+            self.said[tool] = text_of(task)
+
+
+def text_of(task: play.Task) -> str:
+    """All that a task has said so far."""
+    return task.output.getvalue().decode(errors="replace")
+
+
+def watch(scenario: Scenario, config: lab.Config, folder: Path) -> list[Said]:
+    """Plays a scenario under the tools; what they say goes into the folder."""
+    roles = {tool.role for tool in TOOLS}
+    packages = {role: [*config.packages.get(role, []), *PACKAGES] for role in roles}
+    values: dict[str, Any] = {**vars(config), "packages": packages, "memory_mib": MEMORY_MIB}
+    folder.mkdir(parents=True, exist_ok=True)
+    with lab.fresh(f"peers-{config.owner}", lab.Config(**values), keep=False) as booted:
+        watched = Watched(booted, scenario)
+        watched.run()
+    for tool, text in watched.said.items():
+        (folder / f"{tool.name}.txt").write_text(text)
+    return [judged(scenario, tool, text) for tool, text in watched.said.items()]
+
+
+def judged(scenario: Scenario, tool: Tool, text: str) -> Said:
+    """How often a tool names the culprit, and where first."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    culprit = scenario.expect.culprit
+    pattern = re.compile(rf"\b(?:{culprit})") if culprit else None
+    naming = [line.strip() for line in lines if pattern and pattern.search(line)]
+    first = naming[0][:_SHOWN] if naming else ""
+    return Said(scenario.name, tool.name, tool.role, len(lines), len(naming), first)
+
+
+def table(rows: Sequence[Said]) -> str:
+    """The table as text."""
+    cells = [_HEADINGS] + [
+        (row.scenario, row.tool, row.role, str(row.lines), str(row.naming), row.first)
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        + "\n"
+        for line in cells
+    )
