@@ -175,6 +175,16 @@ def test_no_stalls_is_clear():
     assert analyse([]).verdict.clear
 
 
+def test_background_work_counts_once_however_much_of_it_is_under_way() -> None:
+    others = {"process": None, "comm": None}
+    lines = [rpc(at, 10 + at / 10, xid=at, **others) for at in range(10)]
+    elsewhere = rpc(0, 5, xid=90, mount="/mnt/other", **others)
+    analysis = analyse([client([*lines, elsewhere])])
+    assert len(analysis.stalls) == 11
+    assert analysis.total_us == pytest.approx(us(10.9 + 5), abs=11)
+    assert sum(row.total_us for row in analysis.ledger) == analysis.total_us
+
+
 def test_stalls_without_a_culprit_are_clear_of_culprits_and_say_so():
     analysis = analyse([server([served(10, 14, wait(10, 13, IO_WAIT))], listeners=())])
     assert analysis.verdict.clear

@@ -65,8 +65,8 @@ class Analysis:
 
     @property
     def total_us(self) -> int:
-        """Return the wall time of all stalls."""
-        return sum(stall.wall_us for stall in self.stalls)
+        """Return the time of all stalls."""
+        return sum(stall.stall_us for stall in self.stalls)
 
     @property
     def in_flight(self) -> list[Stall]:

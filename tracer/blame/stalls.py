@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
-from tracer.blame.charge import Bill
+from tracer.blame.charge import Bill, bill
 from tracer.blame.hosts import Host
 from tracer.blame.intervals import spans, wall_us
 from tracer.blame.ledger import Ledger
+from tracer.blame.parallel import shares_us
 from tracer.model import Operation, ProcessKey
 
 
@@ -31,10 +32,16 @@ class Victim:
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """A counted operation over the threshold, with the bill of its wall time."""
+    """A counted operation over the threshold, with the bill of the time it counts.
+
+    ``stall_us`` is its wall time; but background work of a mount has many RPCs under way
+    at once and nobody who waits for each, so theirs is what they add to the time in which
+    any of it was stalled.
+    """
 
     operation: Operation
     victim: Victim
+    stall_us: int
     bill: Bill
 
     @property
@@ -53,13 +60,15 @@ def counted(ledger: Ledger) -> list[Stall]:
     for index, host in enumerate(ledger.hosts):
         covered = _Cover(calls[index])
         waited_for = ledger.remote.waited_for(calls[index])
-        stalls += [
-            _stall(ledger, index, rpc)
+        rpcs = [
+            rpc
             for rpc in host.rpcs
             if over_threshold(host, rpc)
             and id(rpc) not in waited_for
             and not covered.accounts_for(rpc)
         ]
+        stalls += [_stall(ledger, index, rpc) for rpc in rpcs if rpc.process is not None]
+        stalls += _background(ledger, index, [rpc for rpc in rpcs if rpc.process is None])
     for index, host in enumerate(ledger.hosts):
         stalls += [
             _stall(ledger, index, op)
@@ -97,7 +106,21 @@ def victim_of(ledger: Ledger, index: int, op: Operation) -> Victim:
 
 
 def _stall(ledger: Ledger, index: int, op: Operation) -> Stall:
-    return Stall(op, victim_of(ledger, index, op), ledger.bill(index, op))
+    return Stall(op, victim_of(ledger, index, op), wall_us(op), ledger.bill(index, op))
+
+
+def _background(ledger: Ledger, index: int, rpcs: Iterable[Operation]) -> list[Stall]:
+    """Return RPCs that no process sent, the time of those of a mount counted once."""
+    by_mount: defaultdict[str | None, list[Operation]] = defaultdict(list)
+    for rpc in rpcs:
+        by_mount[rpc.mount].append(rpc)
+    stalls = []
+    for together in by_mount.values():
+        times = [(rpc.begin_mono_us, rpc.begin_mono_us + wall_us(rpc)) for rpc in together]
+        for rpc, share_us in zip(together, shares_us(times), strict=True):
+            part = bill(share_us, ledger.bill(index, rpc))
+            stalls.append(Stall(rpc, victim_of(ledger, index, rpc), share_us, part))
+    return stalls
 
 
 def _is_outer_stall(host: Host, op: Operation) -> bool:

@@ -102,7 +102,7 @@ class Verdict:
 
 def verdict_of(ledger: Ledger, stalls: Sequence[Stall]) -> Verdict:
     """Return the verdict on a set of stalls."""
-    total = sum(stall.wall_us for stall in stalls)
+    total = sum(stall.stall_us for stall in stalls)
     captures = [host.capture for host in ledger.hosts]
     programs = Programs(stalls, captures)
     found = accounts(stalls, programs, _threshold(captures))
