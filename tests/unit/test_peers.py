@@ -48,6 +48,11 @@ def test_lines_that_name_the_culprit(culprit: str | None, naming: int, first: st
     assert bool(said.first) == bool(first)
 
 
+def test_a_tool_that_does_not_start_says_why() -> None:
+    said = peers.judged(scenario("scand"), SLOWER, "Traceback ...\nException: not traceable\n")
+    assert (said.naming, said.first) == (0, "does not start: Exception: not traceable")
+
+
 def test_the_table_has_a_line_for_each() -> None:
     said = peers.judged(scenario("scand"), SLOWER, TEXT)
     heading, line = peers.table([said]).splitlines()

@@ -68,23 +68,29 @@ class Watched(play.Play):
         """Compiles nothing in advance: these tools cannot."""
 
     def record(self) -> list[play.Task]:
-        """Starts one tool after the other, and waits until it traces."""
+        """Starts one tool after the other, and waits until it traces.
+
+        One that cannot start on this kernel is left out; its words are kept.
+        """
         for tool in TOOLS:
             argv = ["env", "PYTHONUNBUFFERED=1", *tool.argv]
             task = self.task(self.lab.guest(tool.role), tool.name, argv)
-            self._tasks[tool] = task
-            self.await_begin(tool, task)
+            if self.begins(tool, task):
+                self._tasks[tool] = task
+            else:
+                self.said[tool] = text_of(task)
         return list(self._tasks.values())
 
-    def await_begin(self, tool: Tool, task: play.Task) -> None:
-        """Waits for the words with which a tool begins."""
+    def begins(self, tool: Tool, task: play.Task) -> bool:
+        """Waits for the words with which a tool begins; whether it has said them."""
         began = time.monotonic()
         while tool.begins not in text_of(task):
             if task.wait(0.5) is not None:
-                raise LabError(f"{tool.name} ended at once: {task.said()}")
+                return False
             if time.monotonic() - began > READY_SECONDS:
                 raise LabError(f"{tool.name} does not trace after {READY_SECONDS:.0f} s")
         self.played.ready_seconds[tool.name] = round(time.monotonic() - began, 2)
+        return True
 
     def stop(self, recorders: list[play.Task]) -> None:
         """Ends the tools as Ctrl-C does; some of them say all they have only then."""
@@ -112,16 +118,18 @@ def watch(scenario: Scenario, config: lab.Config, folder: Path) -> list[Said]:
         watched.run()
     for tool, text in watched.said.items():
         (folder / f"{tool.name}.txt").write_text(text)
-    return [judged(scenario, tool, text) for tool, text in watched.said.items()]
+    return [judged(scenario, tool, watched.said[tool]) for tool in TOOLS]
 
 
 def judged(scenario: Scenario, tool: Tool, text: str) -> Said:
-    """How often a tool names the culprit, and where first."""
+    """How often a tool names the culprit, and where first; its last words if it never traced."""
     lines = [line for line in text.splitlines() if line.strip()]
     culprit = scenario.expect.culprit
     pattern = re.compile(rf"\b(?:{culprit})") if culprit else None
     naming = [line.strip() for line in lines if pattern and pattern.search(line)]
     first = naming[0][:_SHOWN] if naming else ""
+    if tool.begins not in text:
+        first = f"does not start: {lines[-1].strip()}"[:_SHOWN] if lines else "does not start"
     return Said(scenario.name, tool.name, tool.role, len(lines), len(naming), first)
 
 
