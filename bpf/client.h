@@ -218,6 +218,62 @@ static __always_inline void rpc_begin(struct rpc_rec *rec, u64 now)
 	rec->transmits = 0;
 }
 
+/*
+ * What a thread of the kernel writes back: it says so just before it submits the RPC. Without
+ * the types' offsets an RPC of the kernel's own has neither mount nor writer.
+ */
+struct writeback {
+	u64 dev;
+	struct proc_id writer;
+};
+BPF_LRU_HASH(writebacks, u32, struct writeback, 1024);
+
+static __always_inline int note_writeback(u64 inode)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct writeback next = {};
+	struct proc_id *dirtier;
+
+	if (!is_kthread(current_task()))
+		return 0;
+	next.dev = dev_of(sb_of_inode(inode));
+	dirtier = dirtiers.lookup(&inode);
+	if (dirtier)
+		next.writer = *dirtier;
+	writebacks.update(&tid, &next);
+	return 0;
+}
+
+static __always_inline void take_writeback(struct rpc_rec *rec)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct writeback *next = writebacks.lookup(&tid);
+
+	if (!next)
+		return;
+	rec->dev = next->dev;
+	rec->writer = next->writer;
+	writebacks.delete(&tid);
+}
+
+int on_nfs_initiate_write(struct bpf_raw_tracepoint_args *ctx)
+{
+#ifdef OFF_nfs_pgio_header__inode
+	return note_writeback(read_u64(ctx->args[0] + OFF_nfs_pgio_header__inode));
+#else
+	return 0;
+#endif
+}
+
+int on_nfs_initiate_commit(struct bpf_raw_tracepoint_args *ctx)
+{
+#ifdef OFF_nfs_commit_data__inode
+	return note_writeback(read_u64(ctx->args[0] + OFF_nfs_commit_data__inode));
+#else
+	return 0;
+#endif
+}
+
 int on_rpc_task_begin(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 task = ctx->args[0], submitter = current_task();
@@ -242,10 +298,13 @@ int on_rpc_task_begin(struct bpf_raw_tracepoint_args *ctx)
 	rec->status = 0;
 	rec->flags = 0;
 	__builtin_memset(&rec->proc, 0, sizeof(rec->proc));
+	__builtin_memset(&rec->writer, 0, sizeof(rec->writer));
 	__builtin_memset(rec->peer, 0, sizeof(rec->peer));
 	__builtin_memset(rec->comm, 0, sizeof(rec->comm));
-	if (is_kthread(submitter))
+	if (is_kthread(submitter)) {
+		take_writeback(rec);
 		return 0;
+	}
 	rec->tid = bpf_get_current_pid_tgid();
 	proc_of(submitter, &rec->proc);
 	read_comm(submitter, rec->comm);

@@ -6,29 +6,8 @@
 
 /* I/O on its way: struct bio * to whom it is for. */
 BPF_LRU_HASH(bios, u64, struct proc_id, MAX_BIOS);
-/* Files that are to be written back: struct inode * to who wrote to them last. */
-BPF_LRU_HASH(dirtiers, u64, struct proc_id, MAX_DIRTIERS);
 /* When a disk, by device number, last completed a request. */
 BPF_HASH(disk_done, u32, u64, 256);
-
-/* For each page that becomes dirty: all but the first of a writer find it noted. */
-int on_writeback_dirty_folio(struct bpf_raw_tracepoint_args *ctx)
-{
-	u64 inode = read_u64(ctx->args[1] + OFF_address_space__host);
-	struct proc_id id = {}, *known;
-
-	if (is_own()) {
-		dirtiers.delete(&inode);
-		return 0;
-	}
-	proc_of(current_task(), &id);
-	known = dirtiers.lookup(&inode);
-	if (known && known->tgid == id.tgid && known->start_ns == id.start_ns)
-		return 0;
-	note_current(&id);
-	dirtiers.update(&inode, &id);
-	return 0;
-}
 
 /*
  * The first of the pages that are one with this one: it alone knows the file. The others have

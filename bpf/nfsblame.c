@@ -16,6 +16,7 @@
 #include "fanotify.h"
 #include "freeze.h"
 #include "packets.h"
+#include "dirty.h"
 #include "calls.h"
 #include "foreign.h"
 #include "peek.h"

@@ -153,6 +153,7 @@ struct rpc_rec {
 	u64 op;		 /* char * of the procedure's name */
 	u64 dev;
 	struct proc_id proc; /* submitter; tgid 0 = none (background work) */
+	struct proc_id writer; /* writeback: who wrote to the file last */
 	u32 tid;
 	u32 xid;
 	u32 transmits;

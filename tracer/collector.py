@@ -267,7 +267,8 @@ class Collector:
 
     def _see_rpc(self, record: bytes, seen: _Seen) -> None:
         seen.names.add(U64.unpack_from(record, At.rpc_name)[0])
-        seen.processes.add(record[At.rpc_proc : At.rpc_proc + 16])
+        for at in (At.rpc_proc, At.rpc_writer):
+            seen.processes.add(record[at : at + 16])
 
     # What the records refer to, each once
 

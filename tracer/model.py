@@ -104,6 +104,7 @@ class Operation:
     remote_us: int | None = None
     wake_us: int | None = None
     waits_lost_us: int = 0
+    writer: ProcessKey | None = None
     transmits: int | None = None
     status: int | None = None
     nfs_status: int | None = None

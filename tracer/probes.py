@@ -251,9 +251,9 @@ TABLE: Final = (
     # writeback_dirty_page before b9b0ff61eef5 (v5.16).
     _tp(
         "writeback_dirty_folio",
-        "server",
+        "both",
         "who writes to a file",
-        "whom the disks work for, of what the kernel writes back",
+        "whose data it is that the kernel writes back",
         module="vmlinux",
         older=("writeback_dirty_page",),
     ),
@@ -342,6 +342,20 @@ TABLE: Final = (
     _tp("rpc_task_begin", "client", "submission of an RPC", "the client's RPCs", required=True),
     _tp("rpc_task_end", "client", "end of an RPC task", "the client's RPCs", required=True),
     _tp("rpc_stats_latency", "client", "an RPC is complete", "the client's RPCs", required=True),
+    _tp(
+        "nfs_initiate_write",
+        "client",
+        "the kernel writes a file back",
+        "mount and writer of what the kernel writes back",
+        module="nfs",
+    ),
+    _tp(
+        "nfs_initiate_commit",
+        "client",
+        "the kernel commits what it wrote back",
+        "mount and writer of what the kernel commits",
+        module="nfs",
+    ),
     _tp("xprt_reserve", "client", "an RPC got its slot", "slot apart from send"),
     _tp("xprt_transmit", "client", "an RPC is sent", "send apart from remote"),
     _tp(

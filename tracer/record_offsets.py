@@ -51,3 +51,4 @@ class At:
     rpc_identity = slice(RpcRec.op_id.offset, RpcRec.begin_ns.offset + 8)
     rpc_flags = RpcRec.flags.offset
     rpc_proc = RpcRec.proc.offset
+    rpc_writer = RpcRec.writer.offset

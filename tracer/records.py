@@ -189,6 +189,7 @@ class RpcRec(ctypes.Structure):
         ("op", _u64),
         ("dev", _u64),
         ("proc", ProcId),
+        ("writer", ProcId),
         ("tid", _u32),
         ("xid", _u32),
         ("transmits", _u32),

@@ -127,6 +127,8 @@ OPERATIONS = Table(
         _n("remote_us", "int64", "client: on the wire and in the server", "980"),
         _n("wake_us", "int64", "client: reply is there, caller not running yet", "40"),
         _n("waits_lost_us", "int64", "blocked time for which no wait slot was free", "0"),
+        _n("writer_pid", "int64", "client: who wrote what the kernel writes back", "811"),
+        _n("writer_start_us", "int64", "its start", "5120000"),
         _n("transmits", "int64", "client rpc: times sent (1 = no retransmit)", "1"),
         _n("status", "int64", "status of the reply, 0 or negative errno; null if in flight", "0"),
         _n(

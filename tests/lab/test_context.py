@@ -96,3 +96,25 @@ def test_pods_volumes_and_namespaces(lab: Guests, tmp_path: Path, pod: None) -> 
     assert (hidden.container, hidden.pod_uid) == (None, None)
     assert {(op.mount, op.volume) for op in operations(capture, "hidden")} == {(SHOWN, None)}
     assert not lost(capture.losses)
+
+
+def test_what_the_kernel_writes_back_has_its_mount_and_writer(lab: Guests, tmp_path: Path) -> None:
+    # To close the file would flush it: it is open as long as the kernel writes back.
+    work = (
+        "import os; file = os.open(os.environ['MOUNT'] + '/back', os.O_CREAT | os.O_WRONLY); "
+        "os.write(file, bytes(2_000_000)); os.sync()"
+    )
+    filler = "cp $(readlink -f /usr/bin/python3) /var/tmp/filler; /var/tmp/filler -c"
+    folder = "/var/tmp/writeback"
+    with recording(lab, "client", folder, "--threshold 1ms") as running:
+        lab.exec("client", f"{filler} {shlex.quote(work)}")
+        assert running.end() == 0, running.said()
+    (capture,) = read_captures([lab.fetch("client", folder, tmp_path / "writeback")])
+    mount = lab.exec("client", 'echo "$MOUNT"; rm "$MOUNT/back" /var/tmp/filler').stdout.strip()
+
+    (writer,) = processes(capture, "filler")
+    sent = [op for op in capture.operations if op.layer == "rpc" and op.process is None]
+    writes = [op for op in sent if op.op == "WRITE"]
+    assert writes
+    assert {(op.mount, op.writer) for op in writes} == {(mount, writer.key)}
+    assert {op.mount for op in sent if op.op == "COMMIT"} == {mount}

@@ -118,6 +118,8 @@ CLIENT: Final = (
     _field("rpc_rqst", "rq_xprt"),
     _field("rpc_rqst", "rq_xtime"),
     _field("rpc_xprt", "addr"),
+    _field("nfs_pgio_header", "inode"),
+    _field("nfs_commit_data", "inode"),
 )
 
 # Read by the collector through peek, not by BPF programs: what was stuck before us.
@@ -224,6 +226,18 @@ OPTIONAL: Final = (
         "server",
         "from whom a delegation is recalled",
         "the client in the counts of recalls",
+    ),
+    OptionalType(
+        "nfs_pgio_header",
+        "client",
+        "which file a WRITE of the kernel writes back",
+        "mount and writer of what the kernel writes back",
+    ),
+    OptionalType(
+        "nfs_commit_data",
+        "client",
+        "which file a COMMIT of the kernel is for",
+        "mount and writer of what the kernel commits",
     ),
 )
 

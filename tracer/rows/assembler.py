@@ -296,6 +296,8 @@ class _Interval:
 
     def _rpcs(self, payload: bytes) -> None:
         for rec in _valid(list(records(payload, RpcRec))):
+            if rec.writer.tgid:
+                self._memory.processes.watch(rec.writer.tgid, rec.writer.start_ns)
             row = rpc_row(rec, self._now_ns, self._ts_us, self._memory.look)
             self._add("operations", [row])
 

@@ -46,10 +46,11 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK_US: Final = 10_000
 # Recordings of one boot may use the same op_ids: those of later ones are moved out of the way.
 _OP_ID_STEP: Final = 1 << 64
+_MADE: Final = frozenset(
+    {"ts", "op_id", "parent_id", "pid", "pid_start_us", "writer_pid", "writer_start_us"}
+)
 _PLAIN_OPERATION: Final = tuple(
-    column.name
-    for column in OPERATIONS.columns
-    if column.name not in ("ts", "op_id", "parent_id", "pid", "pid_start_us")
+    column.name for column in OPERATIONS.columns if column.name not in _MADE
 )
 
 
@@ -234,6 +235,7 @@ def _operations(
             op_id=row["op_id"] + op_id_offset,
             parent_id=None if parent is None else parent + op_id_offset,
             process=keys(row["pid"], row["pid_start_us"]),
+            writer=keys(row["writer_pid"], row["writer_start_us"]),
             waits=tuple(waits.get(row["op_id"], ())),
             **{name: row[name] for name in _PLAIN_OPERATION if name != "waits_lost_us"},
             waits_lost_us=row["waits_lost_us"] or 0,
