@@ -276,7 +276,15 @@ class TestSlowDisk:
         assert [item.link.name for item in first.chain] == ["dm-0"]
         assert "requests took 2.4 s on average at worst, 96 % busy" in first.evidence
         assert verdict.summary.startswith("The disk dm-0 on server caused 100 %")
-        assert "it was slow itself" in verdict.summary
+        assert "it was slow with nobody on it but NFS" in verdict.summary
+
+    def test_says_whose_requests_the_threads_were_at(self):
+        other = served(10, 13, xid=9, peer="10.9.0.3")
+        (first,) = self.analysis(more=[other]).verdict.culprits
+        assert (
+            "nfsd's threads were at slow requests of 10.9.0.2 77 %, 10.9.0.3 23 % of that time"
+            in first.evidence
+        )
 
     def test_is_not_named_if_others_use_it_too(self):
         assert named(self.analysis(self.use(OTHER, 5))) == []

@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from blame_cases import client, quiet_samples, rpc, server, us
+from blame_cases import SERVER, client, quiet_samples, rpc, served, server, us
 
-from tracer.blame.network import is_at_fault
+from tracer.blame import network
+from tracer.blame.join import Join
 from tracer.histogram import bucket_of
-from tracer.model import Count, Event, LatencyRow, Sample
+from tracer.model import Count, Event, HostCapture, LatencyRow, Sample
 
 THRESHOLD_US = 100_000
+
+
+def is_at_fault(*captures: HostCapture) -> bool:
+    return network.is_at_fault(captures, Join(captures), THRESHOLD_US)
 
 
 def rpcs(*walls_us: int) -> LatencyRow:
@@ -23,13 +28,18 @@ def repeated(*rates: float) -> tuple[Sample, ...]:
     return tuple(Sample(ts, "tcp", None, "retrans_segs_per_s", rate) for rate in rates)
 
 
+def sent(*rates: float) -> tuple[Sample, ...]:
+    ts = quiet_samples()[0].ts
+    return tuple(Sample(ts, "tcp", None, "out_segs_per_s", rate) for rate in rates)
+
+
 def test_not_while_a_server_starts_and_stops_its_threads() -> None:
     lost = Count("client", "disconnect", None, None, "10.9.0.1", 1)
     ts = quiet_samples()[0].ts
     stopped = Event(ts, "note", "nfsd", "from 8 to 0 nfsd threads", 1)
     there, here = server(events=[stopped]), client(counts=[lost])
-    assert is_at_fault([here], THRESHOLD_US)
-    assert not is_at_fault([there, here], THRESHOLD_US)
+    assert is_at_fault(here)
+    assert not is_at_fault(there, here)
 
 
 @pytest.mark.parametrize(
@@ -41,10 +51,13 @@ def test_not_while_a_server_starts_and_stops_its_threads() -> None:
         ({"counts": [Count("client", "connect", None, None, "10.9.0.1", 9)]}, False),
         ({"samples": repeated(0, 0, 0, 3)}, True),
         ({"samples": repeated(*[0] * 30, 1)}, False),
+        ({"samples": repeated(0, 0, 0, 3) + sent(600, 800)}, True),
+        # One in fifty thousand.
+        ({"samples": repeated(0, 0, 0, 3) + sent(20_000, 80_000)}, False),
     ],
 )
 def test_a_network_is_at_fault_where_that_shows(recorded: dict[str, Any], named: bool) -> None:
-    assert is_at_fault([client(**recorded)], THRESHOLD_US) == named
+    assert is_at_fault(client(**recorded)) == named
 
 
 @pytest.mark.parametrize(
@@ -65,4 +78,11 @@ def test_a_network_is_at_fault_where_every_other_rpc_is_slow(
         if wall >= 0.01
     ]
     here = client(recorded, latency=[rpcs(*map(us, walls))])
-    assert is_at_fault([here], THRESHOLD_US) == named
+    assert is_at_fault(here) == named
+
+
+@pytest.mark.parametrize(("at_server", "named"), [(0.05, True), (0.28, False)])
+def test_a_slow_server_is_no_slow_network(at_server: float, named: bool) -> None:
+    here = client([rpc(1, 1.3, xid=5)], latency=[rpcs(us(0.3))])
+    there = server([served(1, 1 + at_server, xid=5)], addresses=frozenset({SERVER}))
+    assert is_at_fault(here, there) == named

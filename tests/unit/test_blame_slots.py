@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
-from blame_cases import SERVER, client, held, rpc, served, server, us
+from blame_cases import SERVER, client, held, processes, rpc, served, server, us
 
 from tracer.blame.charge import SLOT, SLOT_LINK
 from tracer.blame.ledger import Ledger
 from tracer.blame.slots import Slots
+from tracer.model import Process, ProcessKey
 
 HOLDERS = [rpc(0, 10, xid=number, remote_us=us(10)) for number in range(3)]
 WAITING = rpc(1, 9, xid=7, slot_us=us(8), remote_us=0)
@@ -60,4 +62,49 @@ def test_who_held_up_those_with_slots_held_up_those_without() -> None:
 def test_slots_of_rpcs_that_wait_for_nobody_are_just_slots() -> None:
     there = [served(0, 10, xid=number, nfs_op="WRITE") for number in range(3)]
     both = [client([*HOLDERS, WAITING]), server(there, addresses=frozenset({SERVER}))]
+    assert Ledger(both).bill(0, WAITING) == {SLOT: us(8)}
+
+
+def test_slots_that_one_process_has_by_what_the_kernel_writes_back() -> None:
+    copyd = Process(ProcessKey(900, 6_000_000), comm="copyd", exe="/opt/copy/copyd")
+    writes = [replace(one, process=None, writer=copyd.key) for one in HOLDERS[:2]]
+    there = [served(0, 10, xid=number, nfs_op="WRITE") for number in range(3)]
+    ours = client([*writes, HOLDERS[2], WAITING], processes=processes(copyd))
+    ledger = Ledger([ours, server(there, addresses=frozenset({SERVER}))])
+    bill = {
+        charge.culprit and charge.culprit.name: us for charge, us in ledger.bill(0, WAITING).items()
+    }
+    assert bill == {
+        "copyd": pytest.approx(us(8) * 2 / 3, abs=2),
+        None: pytest.approx(us(8) / 3, abs=2),
+    }
+
+
+def test_slots_shared_by_several_have_nobody() -> None:
+    writers = [ProcessKey(900 + number, 6_000_000) for number in range(3)]
+    writes = [
+        replace(one, process=None, writer=writer)
+        for one, writer in zip(HOLDERS, writers, strict=True)
+    ]
+    there = [served(0, 10, xid=number, nfs_op="WRITE") for number in range(3)]
+    both = [client([*writes, WAITING]), server(there, addresses=frozenset({SERVER}))]
+    assert Ledger(both).bill(0, WAITING) == {SLOT: us(8)}
+
+
+def test_own_requests_are_not_somebody_s_doing() -> None:
+    writer = ProcessKey(900, 6_000_000)
+    writes = [replace(one, process=None, writer=writer) for one in HOLDERS]
+    there = [served(0, 10, xid=number, nfs_op="WRITE") for number in range(3)]
+    for own in (
+        replace(WAITING, process=writer),
+        replace(WAITING, process=None, writer=writer),
+    ):
+        both = [client([*writes, own]), server(there, addresses=frozenset({SERVER}))]
+        assert Ledger(both).bill(0, own) == {SLOT: us(8)}
+
+
+def test_what_is_unknown_of_those_with_slots_is_nobody_s() -> None:
+    writes = [replace(one, process=None, writer=ProcessKey(900, 6_000_000)) for one in HOLDERS]
+    lost = [served(0, 10, xid=number, nfs_op="WRITE", waits_lost_us=us(10)) for number in range(3)]
+    both = [client([*writes, WAITING]), server(lost, addresses=frozenset({SERVER}))]
     assert Ledger(both).bill(0, WAITING) == {SLOT: us(8)}

@@ -159,8 +159,10 @@ ABOUT: Final[Mapping[str, About]] = {
     ),
     "slot": About(
         "waits on the client for a free session slot or transport slot",
-        "RPC submitted and no slot assigned; charged through to what those wait for that have one",
-        "who holds the slots, if they wait for nobody",
+        "RPC submitted and no slot assigned; charged through to what those wait for that have one, "
+        "or to the process that has most of the slots, by its own RPCs and what it wrote that the "
+        "kernel writes back",
+        "the slots of RPCs too fast to be recorded one by one",
         "see which process keeps many requests under way on the same mount",
     ),
     "network": About(

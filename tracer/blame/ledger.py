@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Final
 
@@ -45,6 +46,7 @@ from tracer.blame.intervals import (
     wall_us,
 )
 from tracer.blame.join import Join
+from tracer.blame.network import is_at_fault
 from tracer.blame.occupancy import FastWaits, Occupancy
 from tracer.blame.paths import RpcPath
 from tracer.blame.remote import Remote
@@ -79,6 +81,13 @@ class Ledger:
         self._occupancies: dict[int, Occupancy] = {}
         self._open: set[int] = set()
         self._warm: set[int] = set()
+
+    @cached_property
+    def network_is_at_fault(self) -> bool:
+        """Whether something shows in the network itself, beside time left over."""
+        captures = [host.capture for host in self.hosts]
+        threshold_us = min((one.threshold_us for one in captures), default=0)
+        return is_at_fault(captures, self.join, threshold_us)
 
     def bill(self, host: int, op: Operation) -> Bill:
         """Return what the operation's wall time is charged to; the sum is the wall time."""

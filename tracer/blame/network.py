@@ -6,30 +6,33 @@ busy, or emulated, some of it always is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from tracer.blame.hosts import nfsd_restarted
-from tracer.model import HostCapture
+from tracer.blame.intervals import wall_us
+from tracer.blame.join import Join
+from tracer.model import HostCapture, Operation
 
 # RPCs that went unanswered, or whose connection was lost.
 _BROKEN: Final = frozenset({"retransmit", "timeout", "disconnect"})
 # A delay that a packet filter caused, see calls.VFS_OPS.
 _PACKET: Final = "packet"
-# A segment now and then is repeated on any network.
+# A segment now and then is repeated on any network, and one in thousands of a bulk transfer.
 _REPEATED_PER_S: Final = 0.2
+_REPEATED_SHARE: Final = 0.001
 
 
-def is_at_fault(captures: Sequence[HostCapture], threshold_us: int) -> bool:
-    """Return whether RPCs or TCP segments were repeated, or every other RPC was slow.
+def is_at_fault(captures: Sequence[HostCapture], join: Join, threshold_us: int) -> bool:
+    """Return whether RPCs or TCP segments were repeated, or every other RPC was long on its way.
 
     Not where a process held packets back, or a server's threads were stopped: they are
     repeated for that.
     """
     return not _explained(captures) and (
         any(row.kind in _BROKEN and row.side == "client" for one in captures for row in one.counts)
-        or any(_repeated_per_s(one) >= _REPEATED_PER_S for one in captures)
-        or _is_mostly_slow(captures, threshold_us / 2)
+        or any(map(_repeats_segments, captures))
+        or _is_mostly_slow(captures, join, threshold_us / 2)
     )
 
 
@@ -38,21 +41,33 @@ def _explained(captures: Sequence[HostCapture]) -> bool:
     return packets or any(map(nfsd_restarted, captures))
 
 
-def _repeated_per_s(capture: HostCapture) -> float:
-    rates = [row.value for row in capture.samples if row.metric == "retrans_segs_per_s"]
-    return sum(rates) / len(rates) if rates else 0.0
+def _repeats_segments(capture: HostCapture) -> bool:
+    repeated, sent = (
+        _average(capture, metric) for metric in ("retrans_segs_per_s", "out_segs_per_s")
+    )
+    return repeated >= max(_REPEATED_PER_S, sent * _REPEATED_SHARE)
 
 
-def _is_mostly_slow(captures: Iterable[HostCapture], least_us: float) -> bool:
-    """Return whether every other RPC took this long, without its wait for a slot.
+def _average(capture: HostCapture, metric: str) -> float:
+    values = [row.value for row in capture.samples if row.metric == metric]
+    return sum(values) / len(values) if values else 0.0
+
+
+def _is_mostly_slow(captures: Sequence[HostCapture], join: Join, least_us: float) -> bool:
+    """Return whether every other RPC took this long, without its slot and the server's part.
 
     Those that did stand among the operations one by one.
     """
     slow = count = 0
-    for capture in captures:
+    for index, capture in enumerate(captures):
         rpcs = (op for op in capture.operations if op.side == "client" and op.layer == "rpc")
-        slow += sum(op.wall_us - (op.slot_us or 0) >= least_us for op in rpcs if not op.in_flight)
+        slow += sum(_on_its_way_us(index, op, join) >= least_us for op in rpcs if not op.in_flight)
         for row in capture.latency:
             if row.side == "client" and row.layer == "rpc":
                 count += sum(row.counts.values())
     return count > 0 and slow * 2 >= count
+
+
+def _on_its_way_us(client: int, rpc: Operation, join: Join) -> int:
+    at_server = join.server_operation(client, rpc)
+    return wall_us(rpc) - (rpc.slot_us or 0) - (wall_us(at_server[1]) if at_server else 0)

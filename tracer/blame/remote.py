@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -25,13 +25,16 @@ from tracer.blame.intervals import Span, wall_us
 from tracer.blame.join import Located
 from tracer.blame.paths import Leg, Phase, RpcPath, phases, walk_levels
 from tracer.blame.signatures import bare
-from tracer.model import Operation
+from tracer.model import Operation, ProcessKey
 
 if TYPE_CHECKING:
     from tracer.blame.ledger import Ledger
 
 # Handing a request to the socket takes the thread's own time; longer is the network.
 _TINY_SEND_US: Final = 1000
+
+# Who has this part of the slots is whom those wait for who have none.
+_MOST: Final = 0.5
 
 _WRITEBACK_FRAMES: Final = frozenset(
     {
@@ -113,14 +116,37 @@ class Remote:
         return mix
 
     def _slot_mix(self, host: int, rpc: Operation, start: int, end: int) -> Mix:
-        """Return what those who had the slots waited for, as far as that has a culprit."""
-        mix: Mix = {}
+        """Return what those who had the slots waited for, as far as that has a culprit.
+
+        Else, or if that was but a disk, it is theirs who had most of the slots; not for
+        their own RPCs and what the kernel writes back for them.
+        """
+        taken: list[tuple[ProcessKey | None, Charge, float]] = []
         until = start
         for held in self._ledger.hosts[host].slots.holders(rpc, start, end):
             until = max(until, held.end)
-            for charge, weight in self.rpc_mix(host, held.rpc, held.start, held.end).items():
-                add(mix, {through(SLOT_LINK, charge) if charge.culprit else SLOT: weight})
+            who = held.rpc.process or held.rpc.writer
+            mix = self.rpc_mix(host, held.rpc, held.start, held.end)
+            taken += [(who, charge, us) for charge, us in mix.items()]
+        most = _has_most(taken)
+        own = most == (rpc.process or rpc.writer)
+        mix = {}
+        for who, charge, us in taken:
+            if who and who == most and not own and not self._leads_on(charge):
+                suspects = self._ledger.hosts[host].suspects
+                add(mix, {charge_to("slot", suspects.process(who)): us})
+            else:
+                add(mix, {through(SLOT_LINK, charge) if charge.culprit else SLOT: us})
         return filled(scaled(mix, until - start) if mix else {}, end - start, SLOT)
+
+    def _leads_on(self, charge: Charge) -> bool:
+        """Return whether time is somebody's; not a disk's that is busy, nor what is left over.
+
+        What is unknown may be anybody's.
+        """
+        if charge.culprit is None or charge.culprit.kind == "device":
+            return charge.cause == "unknown"
+        return charge.cause != "network" or self._ledger.network_is_at_fault
 
     def _send_mix(self, host: int, rpc: Operation, phase: Phase, start: int, end: int) -> Mix:
         if phase.end - phase.start < _TINY_SEND_US:
@@ -273,6 +299,15 @@ class Remote:
             return UNKNOWN
         coarser = there.capture.threshold_us > 2 * self._ledger.hosts[host].capture.threshold_us
         return UNKNOWN if coarser else _network(rpc)
+
+
+def _has_most(taken: Iterable[tuple[ProcessKey | None, Charge, float]]) -> ProcessKey | None:
+    """Return the process that had most of the slots, None if none had."""
+    times: Counter[ProcessKey | None] = Counter()
+    for who, _, us in taken:
+        times[who] += round(us)
+    who, us = next(iter(times.most_common(1)), (None, 0))
+    return who if us >= _MOST * times.total() else None
 
 
 def _network(rpc: Operation) -> Charge:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from tracer.blame.paths import remote_window
-from tracer.model import Operation
+from tracer.model import Operation, ProcessKey
 
 # Intervals end when the collector gets to it, and a stamp is taken before what it stamps.
 _INTERVAL_SKEW_US: Final = 250_000
@@ -57,6 +57,16 @@ class Slots:
             peer = next(iter(self._held))
         until = self._quiet_until(start, end)
         return list(_overlapping(self._held.get(peer, ()), start, until))
+
+    def total(self, process: ProcessKey) -> tuple[int, int]:
+        """Return how many RPCs for a process had slots, and for how many us in all."""
+        theirs = [
+            held
+            for one in self._held.values()
+            for held in one
+            if process in (held.rpc.process, held.rpc.writer)
+        ]
+        return len(theirs), sum(held.end - held.start for held in theirs)
 
     def _quiet_until(self, start: int, end: int) -> int:
         """Return up to when, from ``start``, all RPCs that ended are recorded one by one.

@@ -32,6 +32,7 @@ _DID: Final[Mapping[str, str]] = {
     "cpu": "it had the CPUs",
     "disk": "the disk worked for it",
     "journal": "it filled the filesystem's journal",
+    "slot": "its requests had the session's slots",
     "packet-filter": "it held packets of NFS",
     "throttle": "it was used up",
     "grace": "it had been restarted, and clients had to tell it their state again",
@@ -104,7 +105,7 @@ def _did(blamed: Blamed, direct: Direct | None) -> str:
         return f"it held {what} (fanotify)"
     did = _DID.get(blamed.cause, "it kept them waiting")
     if blamed.culprit.kind == "device":
-        did = "it was slow itself"
+        did = "it was slow with nobody on it but NFS"
     return f"{did} ({blamed.cause})"
 
 

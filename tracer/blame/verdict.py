@@ -13,14 +13,15 @@ from tracer.blame.catalogue import product_of, product_of_module
 from tracer.blame.causes import ABOUT
 from tracer.blame.charge import Culprit, Link
 from tracer.blame.cleared import MIN_SHARE, Cleared, cleared, figures
+from tracer.blame.clients import clients_lines
 from tracer.blame.evidence import Direct, direct_waits, lines, taken_together
 from tracer.blame.kthreads import works_for
 from tracer.blame.ledger import Ledger
 from tracer.blame.middlemen import Middlemen
 from tracer.blame.names import executable
-from tracer.blame.network import is_at_fault
 from tracer.blame.stalls import Stall, Victim
 from tracer.blame.summary import summary_of
+from tracer.blame.units import human_us
 from tracer.model import HostCapture, Process
 
 # Below either of these a culprit is noise: it stays in the ledger only. Moments without a
@@ -46,7 +47,7 @@ _LEAST_OF_CHAINS: Final = 0.01
 
 # Links from an operation to a process that it waits for without waiting to be woken by it: the
 # disk stands between.
-_LINKS: Final[Mapping[str, int]] = {"cpu": 1, "disk": 2, "journal": 2}
+_LINKS: Final[Mapping[str, int]] = {"cpu": 1, "slot": 1, "disk": 2, "journal": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ def verdict_of(ledger: Ledger, stalls: Sequence[Stall]) -> Verdict:
     direct = direct_waits(ledger.hosts)
     by_program = taken_together(direct, programs.first)
     middlemen = Middlemen(ledger.hosts)
-    unshown = set() if is_at_fault(captures, _threshold(captures)) else {"network"}
+    unshown = set() if ledger.network_is_at_fault else {"network"}
     ranked = sorted(
         (
             item
@@ -240,9 +241,15 @@ def _beside(key: Blame, ledger: Ledger, programs: Programs) -> Iterator[str]:
         yield f"{count} processes of this program, of which this one is behind most"
     if cause == "network":
         yield from figures("network", ledger)
-    for host in ledger.hosts:
-        if host.capture.host == culprit.host:
-            yield from host.storage.evidence(culprit, cause)
+    for index, host in enumerate(ledger.hosts):
+        if host.capture.host != culprit.host:
+            continue
+        yield from host.storage.evidence(culprit, cause)
+        if culprit.kind in ("device", "setting"):
+            yield from clients_lines(ledger, index)
+        if cause == "slot" and culprit.process:
+            count, us = host.slots.total(culprit.process)
+            yield f"{count} RPCs recorded for it had slots, {human_us(us)} in all"
 
 
 def _process_of(victim: Victim, captures: Iterable[HostCapture]) -> Process | None:
