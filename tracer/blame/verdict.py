@@ -245,7 +245,7 @@ def _beside(key: Blame, ledger: Ledger, programs: Programs) -> Iterator[str]:
         if host.capture.host != culprit.host:
             continue
         yield from host.storage.evidence(culprit, cause)
-        if culprit.kind in ("device", "setting"):
+        if culprit.kind in ("device", "setting") and cause in ("disk", "threads"):
             yield from clients_lines(ledger, index)
         if cause == "slot" and culprit.process:
             count, us = host.slots.total(culprit.process)
