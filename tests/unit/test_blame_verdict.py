@@ -281,6 +281,8 @@ def test_too_few_threads_are_a_setting():
     analysis = analyse([server(ops, listeners=())])
     assert named(analysis) == [("setting", "nfsd threads", "threads")]
     assert "Too few nfsd threads on server" in analysis.verdict.summary
+    (first,) = analysis.verdict.culprits
+    assert first.direct_us == first.stall_us > 0
 
 
 def test_agent_on_the_client_is_named_there():

@@ -45,9 +45,9 @@ _DEVICE_SHARE: Final = 0.25
 # A chain with less than this part of what a culprit accounts for does not tell how it did that.
 _LEAST_OF_CHAINS: Final = 0.01
 
-# Links from an operation to a process that it waits for without waiting to be woken by it: the
-# disk stands between.
-_LINKS: Final[Mapping[str, int]] = {"cpu": 1, "slot": 1, "disk": 2, "journal": 2}
+# Links from an operation to who it waits for without waiting to be woken by them: the disk, or
+# the queue, stands between.
+_LINKS: Final[Mapping[str, int]] = {"cpu": 1, "slot": 1, "disk": 2, "journal": 2, "threads": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +228,7 @@ def _product(culprit: Culprit, exe: str | None) -> str | None:
 def _direct_us(culprit: Culprit, cause: str, account: Account, direct: Direct | None) -> int:
     """Return how long was waited for a culprit itself, and not for who waited for it."""
     links = 1 if culprit.kind in ("host", "device") else _LINKS.get(cause, 0)
-    if links and culprit.kind in ("host", "device", "process"):
+    if links:
         return sum(us for chain, us in account.chains.items() if len(chain) == links)
     return direct.total_us if direct else 0
 
