@@ -79,7 +79,7 @@ static __always_inline struct op_rec *watched_op(u32 tid, u64 task)
 {
 	u32 zero = 0;
 	u64 *count = watching.lookup(&zero);
-	struct op_rec *op = threads.lookup(&tid);
+	struct op_rec *op = op_of(tid);
 
 	if (op || !count || *count >= MAX_WATCHING)
 		return op;

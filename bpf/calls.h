@@ -100,7 +100,7 @@ static __always_inline void note_dev(struct op_rec *op, u64 sb)
 	u32 dev = dev_of(sb);
 
 	/* Not where nfsd keeps what it has to remember. */
-	if (exported.lookup(&dev))
+	if (is_exported(dev))
 		op->dev = dev;
 }
 
@@ -140,7 +140,7 @@ static __always_inline void local_call_enter(u32 number, u64 sb)
 	u32 dev = dev_of(sb);
 	struct op_rec *op;
 
-	if (!exported.lookup(&dev) || is_own())
+	if (!is_exported(dev))
 		return;
 	op = current_op_or_new();
 	if (!op)

@@ -20,8 +20,6 @@ static __always_inline void vfs_enter(u64 number, u32 dev)
 	struct op_rec *op;
 	u64 now;
 
-	if (is_own())
-		return;
 	op = current_op_or_new();
 	if (!op)
 		return;
@@ -236,7 +234,7 @@ static __always_inline int note_writeback(u64 inode)
 
 	if (!is_kthread(current_task()))
 		return 0;
-	next.dev = dev_of(sb_of_inode(inode));
+	next.dev = read_u32(read_u64(inode + OFF_inode__i_sb) + OFF_super_block__s_dev);
 	dirtier = dirtiers.lookup(&inode);
 	if (dirtier)
 		next.writer = *dirtier;
@@ -277,12 +275,12 @@ int on_nfs_initiate_commit(struct bpf_raw_tracepoint_args *ctx)
 int on_rpc_task_begin(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 task = ctx->args[0], submitter = current_task();
+	struct op_rec *op = current_op();
 	struct rpc_rec *rec;
-	struct op_rec *op;
 
 	if (!task)
 		return 0;
-	if (is_own()) {
+	if (!op && is_own()) {
 		forget_rpc(task);
 		return 0;
 	}
@@ -308,7 +306,6 @@ int on_rpc_task_begin(struct bpf_raw_tracepoint_args *ctx)
 	rec->tid = bpf_get_current_pid_tgid();
 	proc_of(submitter, &rec->proc);
 	read_comm(submitter, rec->comm);
-	op = current_op();
 	if (op && op->active && op->side == SIDE_CLIENT) {
 		rec->parent_id = op->op_id;
 		rec->dev = op->dev;

@@ -34,19 +34,23 @@ BPF_ARRAY(cpus, struct cpu_rec, MAX_CPUS);
 BPF_ARRAY(waiting, u64, 1);
 
 #ifdef OFF_cfs_rq__throttled_clock_pelt_time
-static __always_inline u64 cfs_rq_of(u64 task)
-{
-	return read_u64(task + OFF_task_struct__se + OFF_sched_entity__cfs_rq);
-}
-
 static __always_inline u64 throttled_of(u64 cfs_rq)
 {
 	return cfs_rq ? read_u64(cfs_rq + OFF_cfs_rq__throttled_clock_pelt_time) : 0;
 }
+
+/* Of a task in a typed program. */
+static __always_inline void note_quota(struct op_rec *op, u64 task)
+{
+	u64 cfs_rq = load_u64(task, OFF_task_struct__se + OFF_sched_entity__cfs_rq);
+
+	op->cfs_rq = cfs_rq;
+	op->throttled = cfs_rq ? load_u64(cfs_rq, OFF_cfs_rq__throttled_clock_pelt_time) : 0;
+}
 #else
 /* No quotas in this kernel. */
-#define cfs_rq_of(task) 0
 #define throttled_of(cfs_rq) 0
+#define note_quota(op, task)
 #endif
 
 /* It could run from now on. */
@@ -58,8 +62,7 @@ static __always_inline void op_queued(struct op_rec *op, u64 task, u64 now)
 	if (count && !op->queued_ns)
 		__sync_fetch_and_add(count, 1);
 	op->queued_ns = now;
-	op->cfs_rq = cfs_rq_of(task);
-	op->throttled = throttled_of(op->cfs_rq);
+	note_quota(op, task);
 }
 
 /* It runs, or it sleeps. */
@@ -73,8 +76,11 @@ static __always_inline void op_unqueued(struct op_rec *op)
 	op->queued_ns = 0;
 }
 
-/* At a switch on this CPU: the current task has had it until now, the next one has it. */
-static __always_inline void note_ran(struct cpu_rec *cpu, u64 next)
+/*
+ * At a switch on this CPU: the current task has had it until now, the next one has it. Returns
+ * the time, if that had to be asked for.
+ */
+static __always_inline u64 note_ran(struct cpu_rec *cpu, u64 next)
 {
 	u32 zero = 0, tgid = bpf_get_current_pid_tgid() >> 32;
 	u64 *count = waiting.lookup(&zero);
@@ -84,7 +90,7 @@ static __always_inline void note_ran(struct cpu_rec *cpu, u64 next)
 
 	cpu->current = next;
 	if (!count || !*count)
-		return;
+		return 0;
 	now = bpf_ktime_get_ns();
 	ran = ran_at(cpu, cpu->next - 1);
 	since = ran->end_ns;
@@ -100,10 +106,10 @@ static __always_inline void note_ran(struct cpu_rec *cpu, u64 next)
 	ran->proc = id;
 	if (id.tgid && now - since >= stack_ns())
 		note_current(&id);
+	return now;
 }
 
-/* What a wait for a CPU is put down to: some processes, a quota, and what is left. */
-#define MAX_PARTS (MAX_NAMED + 2)
+/* What a wait for a CPU is put down to: some processes and a quota; the rest has no name. */
 struct part {
 	struct proc_id proc;
 	u64 ns;
@@ -154,6 +160,22 @@ static __always_inline void find_parts(struct parts *parts, struct cpu_rec *cpu,
 	}
 }
 
+/* Put a long wait for a CPU down to those who ran there, or to the quota of its cgroup. */
+static __always_inline void find_all_parts(struct parts *parts, struct op_rec *op,
+					   struct cpu_rec *cpu, struct proc_id *id, u64 now)
+{
+	u64 from = op->queued_ns, throttled = throttled_of(op->cfs_rq) - op->throttled;
+
+	__builtin_memset(parts, 0, sizeof(*parts));
+	if (throttled > now - from)
+		throttled = now - from;
+	/* Its cgroup was not let on any CPU: who ran there took nothing from it. */
+	if (!throttled)
+		find_parts(parts, cpu, id, from, now);
+	parts->part[MAX_NAMED].kind = WAIT_THROTTLED;
+	parts->part[MAX_NAMED].ns = throttled;
+}
+
 /*
  * A thread has been in this CPU's queue since it was queued. `id`: who has run there since
  * the last switch that was noted.
@@ -161,33 +183,23 @@ static __always_inline void find_parts(struct parts *parts, struct cpu_rec *cpu,
 static __always_inline void runnable_wait(struct op_rec *op, struct cpu_rec *cpu,
 					  struct proc_id *id, u64 now)
 {
-	u64 from = op->queued_ns, left, throttled;
+	struct wait_rec rest = { .kind = WAIT_RUNNABLE, .stack = -1, .waker_stack = -1 };
+	u64 from = op->queued_ns, left = now - from;
 	struct parts *parts;
 	u32 zero = 0;
 
-	parts = scratch_parts.lookup(&zero);
-	if (!parts || !from || now <= from)
+	if (!from || now <= from)
 		return;
-	__builtin_memset(parts, 0, sizeof(*parts));
-	left = now - from;
-	if (left >= stack_ns()) {
-		throttled = throttled_of(op->cfs_rq) - op->throttled;
-		if (throttled > left)
-			throttled = left;
-		/* Its cgroup was not let on any CPU: who ran there took nothing from it. */
-		if (!throttled)
-			find_parts(parts, cpu, id, from, now);
-		parts->part[MAX_NAMED].kind = WAIT_THROTTLED;
-		parts->part[MAX_NAMED].ns = throttled;
-	}
-	parts->part[MAX_NAMED + 1].kind = WAIT_RUNNABLE;
+	parts = left >= stack_ns() ? scratch_parts.lookup(&zero) : NULL;
+	if (parts)
+		find_all_parts(parts, op, cpu, id, now);
 #pragma clang loop unroll(disable)
-	for (u64 i = 0; i < MAX_PARTS; i++) {
+	for (u64 i = 0; parts && i <= MAX_NAMED; i++) {
 		struct wait_rec key = { .stack = -1, .waker_stack = -1 };
 		u64 index = i, ns;
 
 		asm volatile("%0 &= 7" : "+r"(index));
-		ns = i == MAX_PARTS - 1 ? left : parts->part[index].ns;
+		ns = parts->part[index].ns;
 		if (!ns || (parts->part[index].proc.tgid && ns < stack_ns()))
 			continue;
 		left -= ns;
@@ -195,6 +207,8 @@ static __always_inline void runnable_wait(struct op_rec *op, struct cpu_rec *cpu
 		key.waker = parts->part[index].proc;
 		add_wait(op, &key, from, now, ns);
 	}
+	if (left)
+		add_wait(op, &rest, from, now, left);
 }
 
 /*
@@ -205,7 +219,7 @@ int on_sched_migrate_task(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 task = ctx->args[0], now;
 	u32 tid = read_u32(task + OFF_task_struct__pid), number;
-	struct op_rec *op = threads.lookup(&tid);
+	struct op_rec *op = op_of(tid);
 	struct proc_id id = {};
 	struct cpu_rec *cpu;
 

@@ -33,7 +33,7 @@ int fsnotify_remove_first_event_exit(unsigned long long *ctx)
 
 	if (!tid)
 		return 0;
-	op = threads.lookup(tid);
+	op = op_of(*tid);
 	if (op && op->event == event)
 		op->read_ns = bpf_ktime_get_ns();
 	events.delete(&event);

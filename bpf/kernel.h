@@ -158,60 +158,60 @@ static __always_inline void read_peer(u64 sockaddr, u8 *peer)
 
 #define NFS_SUPER_MAGIC 0x6969
 
-/* struct super_block * of what a call is given; 0 if it is given nothing. */
+/* struct super_block * of what a traced function is given; 0 if it is given nothing. */
 static __always_inline u64 sb_of_inode(u64 inode)
 {
-	return inode ? read_u64(inode + OFF_inode__i_sb) : 0;
+	return inode ? load_u64(inode, OFF_inode__i_sb) : 0;
 }
 
 static __always_inline u64 sb_of_file(u64 file)
 {
-	return file ? sb_of_inode(read_u64(file + OFF_file__f_inode)) : 0;
+	return file ? sb_of_inode(load_u64(file, OFF_file__f_inode)) : 0;
 }
 
 static __always_inline u64 sb_of_kiocb(u64 kiocb)
 {
-	return sb_of_file(read_u64(kiocb + OFF_kiocb__ki_filp));
+	return sb_of_file(load_u64(kiocb, OFF_kiocb__ki_filp));
 }
 
 static __always_inline u64 sb_of_dentry(u64 dentry)
 {
-	return dentry ? read_u64(dentry + OFF_dentry__d_sb) : 0;
+	return dentry ? load_u64(dentry, OFF_dentry__d_sb) : 0;
 }
 
 static __always_inline u64 sb_of_path(u64 path)
 {
-	return sb_of_dentry(read_u64(path + OFF_path__dentry));
+	return sb_of_dentry(load_u64(path, OFF_path__dentry));
 }
 
 static __always_inline u64 sb_of_vma(u64 vma)
 {
-	return sb_of_file(read_u64(vma + OFF_vm_area_struct__vm_file));
+	return sb_of_file(load_u64(vma, OFF_vm_area_struct__vm_file));
 }
 
 static __always_inline u64 sb_of_fault(u64 fault)
 {
-	return sb_of_vma(read_u64(fault + OFF_vm_fault__vma));
+	return sb_of_vma(load_u64(fault, OFF_vm_fault__vma));
 }
 
 static __always_inline u64 sb_of_mapping(u64 mapping)
 {
-	return sb_of_inode(read_u64(mapping + OFF_address_space__host));
+	return sb_of_inode(load_u64(mapping, OFF_address_space__host));
 }
 
 static __always_inline u64 sb_of_readahead(u64 control)
 {
-	return sb_of_mapping(read_u64(control + OFF_readahead_control__mapping));
+	return sb_of_mapping(load_u64(control, OFF_readahead_control__mapping));
 }
 
 static __always_inline bool is_nfs(u64 sb)
 {
-	return sb && read_u64(sb + OFF_super_block__s_magic) == NFS_SUPER_MAGIC;
+	return sb && load_u64(sb, OFF_super_block__s_magic) == NFS_SUPER_MAGIC;
 }
 
 static __always_inline u32 dev_of(u64 sb)
 {
-	return sb ? read_u32(sb + OFF_super_block__s_dev) : 0;
+	return sb ? load_u32(sb, OFF_super_block__s_dev) : 0;
 }
 
 /* Remember the current process by name, once, so that it can be named later. */

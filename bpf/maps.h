@@ -14,12 +14,14 @@ BPF_HASH(own, u32, u8, 16);
 
 /* Filled by the collector: s_dev of the filesystems that are exported. */
 BPF_HASH(exported, u32, u8, 256);
+/* And a bit for each of them, which spares most others' look-up. */
+BPF_ARRAY(exported_bits, u64, 1);
 
 /* Filled by the collector: from how many ns on an operation is sent one by one. */
 BPF_ARRAY(cut, u64, 1);
 
-BPF_HASH(latency0, struct latency_key, struct latency_val, MAX_KEYS);
-BPF_HASH(latency1, struct latency_key, struct latency_val, MAX_KEYS);
+BPF_HASH(latency0, u64, struct latency_rec, MAX_KEYS);
+BPF_HASH(latency1, u64, struct latency_rec, MAX_KEYS);
 BPF_ARRAY_OF_MAPS(latency, "latency0", 1);
 BPF_HASH(waits0, struct wait_key, struct wait_val, MAX_KEYS);
 BPF_HASH(waits1, struct wait_key, struct wait_val, MAX_KEYS);
@@ -28,9 +30,8 @@ BPF_HASH(counts0, struct count_key, u64, MAX_COUNTS);
 BPF_HASH(counts1, struct count_key, u64, MAX_COUNTS);
 BPF_ARRAY_OF_MAPS(counts, "counts0", 1);
 
-/* State of every thread that has been in an operation, by thread id. */
-BPF_HASH(threads, u32, struct op_rec, MAX_THREADS);
-BPF_HASH(procs, struct proc_id, struct proc_rec, MAX_PROCS);
+/* Of very many processes the latest, for the collector has taken in the others. */
+BPF_LRU_HASH(procs, struct proc_id, struct proc_rec, MAX_PROCS);
 /* fanotify groups that are read or answered, by struct fsnotify_group *. */
 BPF_HASH(listeners, u64, struct listener_rec, 256);
 /* Events in fanotify groups for which a thread may wait: struct fsnotify_event * to tid. */
@@ -54,8 +55,6 @@ BPF_RINGBUF_OUTPUT(ring, RING_PAGES);
 
 BPF_PERCPU_ARRAY(lost, u64, LOSS_MAX);
 BPF_PERCPU_ARRAY(ids, u64, 1);
-/* A zeroed record to copy from: it is too large for the BPF stack. */
-BPF_ARRAY(zero_op, struct op_rec, 1);
 
 struct peek_val {
 	u8 bytes[PEEK_BYTES];
@@ -76,6 +75,14 @@ static __always_inline u64 cut_ns(void)
 	u64 *ns = cut.lookup(&zero);
 
 	return ns ? *ns : 0;
+}
+
+static __always_inline bool is_exported(u32 dev)
+{
+	u32 zero = 0;
+	u64 *bits = exported_bits.lookup(&zero);
+
+	return bits && *bits >> (dev & 63) & 1 && exported.lookup(&dev);
 }
 
 /* Unique within host and boot: CPU in the upper bits, a counter below. */
@@ -102,20 +109,25 @@ static __always_inline void *value_of(void *map, void *key, void *zeros)
 	return bpf_map_lookup_elem(map, key);
 }
 
+/* One more of ns. */
+static __always_inline void add_to(struct latency_val *val, u64 ns)
+{
+	__sync_fetch_and_add(&val->count, 1);
+	__sync_fetch_and_add(&val->sum_ns, ns);
+	if (ns > val->max_ns)
+		val->max_ns = ns;
+}
+
 /* One more of ns, in a map of latency_val; ``full`` counts what it has no room for. */
 static __always_inline void add_time(void *map, void *key, u64 ns, u32 full)
 {
 	struct latency_val *val, zeros = {};
 
 	val = value_of(map, key, &zeros);
-	if (!val) {
+	if (val)
+		add_to(val, ns);
+	else
 		count_loss(full);
-		return;
-	}
-	__sync_fetch_and_add(&val->count, 1);
-	__sync_fetch_and_add(&val->sum_ns, ns);
-	if (ns > val->max_ns)
-		val->max_ns = ns;
 }
 
 static __always_inline void count(struct count_key *key)

@@ -7,6 +7,7 @@
 #include "records.h"
 #include "histogram.h"
 #include "maps.h"
+#include "threads.h"
 #include "kernel.h"
 #include "op.h"
 #include "paired.h"

@@ -1,13 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /* Operations and the waits inside them, the same on both sides. */
 
-static __always_inline struct op_rec *current_op(void)
-{
-	u32 tid = bpf_get_current_pid_tgid();
-
-	return threads.lookup(&tid);
-}
-
 static __always_inline struct op_rec *active_op(void)
 {
 	struct op_rec *op = current_op();
@@ -40,34 +33,23 @@ static __always_inline bool is_own(void)
 /* A record for a thread that has none. */
 static __always_inline struct op_rec *new_op(u32 tid, u64 task)
 {
-	struct op_rec *blank, *op;
-	u32 zero = 0;
+	struct op_rec *op = add_op(tid);
 
-	blank = zero_op.lookup(&zero);
-	if (!blank)
-		return NULL;
-	if (threads.update(&tid, blank)) {
-		count_loss(LOSS_THREADS_FULL);
-		return NULL;
-	}
-	op = threads.lookup(&tid);
 	if (!op)
 		return NULL;
-	op->tid = tid;
 	proc_of(task, &op->proc);
 	read_comm(task, op->comm);
 	return op;
 }
 
-/* The record of the current thread, made at its first operation. */
+/* The record of the current thread, made at its first operation; of our own there is none. */
 static __always_inline struct op_rec *current_op_or_new(void)
 {
-	u32 tid = bpf_get_current_pid_tgid();
-	struct op_rec *op = threads.lookup(&tid);
+	struct op_rec *op = current_op();
 
-	if (op)
+	if (op || is_own())
 		return op;
-	op = new_op(tid, current_task());
+	op = new_op(bpf_get_current_pid_tgid(), current_task());
 	/* While it lives: one that ends has no executable any more. */
 	if (op)
 		note_current(&op->proc);
@@ -112,15 +94,60 @@ static __always_inline void op_begin(struct op_rec *op, u8 side, u64 begin_ns)
 	op->active = 1;
 }
 
+#define LATENCY_WORDS (sizeof(struct latency_key) / 8)
+
+static __always_inline u64 hash_of(const struct latency_key *key)
+{
+	const u64 *words = (const void *)key;
+	u64 hash = 0;
+
+#pragma unroll
+	for (u32 i = 0; i < LATENCY_WORDS; i++) {
+		hash = (hash ^ words[i]) * 0x9e3779b97f4a7c15ULL;
+		hash ^= hash >> 32;
+	}
+	return hash;
+}
+
+static __always_inline bool is_same(const struct latency_key *one, const struct latency_key *other)
+{
+	const u64 *a = (const void *)one, *b = (const void *)other;
+	u64 differing = 0;
+
+#pragma unroll
+	for (u32 i = 0; i < LATENCY_WORDS; i++)
+		differing |= a[i] ^ b[i];
+	return !differing;
+}
+
+/* Not there yet; NULL if the map is full. */
+static __always_inline struct latency_rec *new_latency(void *map, u64 *hash,
+						       struct latency_key *key)
+{
+	struct latency_rec first = { .key = *key };
+
+	return value_of(map, hash, &first);
+}
+
 static __always_inline void add_latency(struct latency_key *key, u64 ns)
 {
 	u32 zero = 0;
 	void *map = latency.lookup(&zero);
+	struct latency_rec *rec;
+	u64 hash;
 
 	if (!map)
 		return;
 	key->bucket = bucket_of(ns / 1000);
-	add_time(map, key, ns, LOSS_LATENCY_FULL);
+	hash = hash_of(key);
+	rec = bpf_map_lookup_elem(map, &hash);
+	if (!rec)
+		rec = new_latency(map, &hash, key);
+	/* Two keys of one hash: there is no room for the second. */
+	if (rec && is_same(&rec->key, key))
+		add_to(&rec->val, ns);
+	else
+		count_loss(LOSS_LATENCY_FULL);
 }
 
 static __always_inline void add_interval_wait(struct op_rec *op, struct wait_rec *wait)
@@ -151,6 +178,16 @@ static __always_inline void add_interval_wait(struct op_rec *op, struct wait_rec
 		val->max_ns = wait->max_ns;
 }
 
+/*
+ * Whether a wait of a fast operation is worth a sum: it tells for whom it was, or a server's
+ * thread was held by it.
+ */
+static __always_inline bool is_telling(struct op_rec *op, struct wait_rec *wait)
+{
+	return (op->side == SIDE_SERVER && wait->kind == WAIT_BLOCKED) || wait->group ||
+	       wait->stack >= 0 || wait->waker.tgid;
+}
+
 /* The operation is over: sent one by one if wanted, else its waits are summed. */
 static __always_inline void op_end(struct op_rec *op, u64 now, bool sent)
 {
@@ -162,7 +199,7 @@ static __always_inline void op_end(struct op_rec *op, u64 now, bool sent)
 		return;
 	}
 	for (int i = 0; i < MAX_WAITS; i++)
-		if (i < op->nwaits)
+		if (i < op->nwaits && is_telling(op, &op->waits[i]))
 			add_interval_wait(op, &op->waits[i]);
 }
 

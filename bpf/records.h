@@ -42,6 +42,7 @@
 #define RPC_ENDED 8	   /* stays in `rpcs` only: the task may be restarted */
 #define OP_KERNEL 16	   /* no operation: a kernel thread on the way of all of them */
 #define OP_ANSWER 32	   /* no operation: what a thread did until another could go on */
+#define OP_NFS3 64	   /* server: of NFSv3, whose reply begins with its status */
 
 /*
  * op_rec.watched: what the thread waits for is recorded, for others have waited for it. The
@@ -178,6 +179,12 @@ struct latency_val {
 	u64 count;
 	u64 sum_ns;
 	u64 max_ns;
+};
+
+/* By a hash of the key: shorter to look up than itself. */
+struct latency_rec {
+	struct latency_key key;
+	struct latency_val val;
 };
 
 /* Waits of operations that were not sent one by one. */

@@ -90,16 +90,16 @@ static __always_inline bool is_recorded(struct op_rec *op)
 	return op->active || op->taken || op->watched;
 }
 
-/* It has a CPU again: what had it waited for since it left one? */
-static __always_inline void op_resumes(struct op_rec *op, struct cpu_rec *cpu)
+/* It has a CPU again, since `now` if that is known: what had it waited for meanwhile? */
+static __always_inline void op_resumes(struct op_rec *op, struct cpu_rec *cpu, u64 now)
 {
 	bool was_off = is_recorded(op) && op->off_ns;
 	struct proc_id nobody = {};
-	u64 now;
 
 	if (!was_off && !op->queued_ns)
 		return;
-	now = bpf_ktime_get_ns();
+	if (!now)
+		now = bpf_ktime_get_ns();
 	if (was_off && op->off_kind == WAIT_BLOCKED)
 		blocked_wait(op, op->waking_ns ? op->waking_ns : now);
 	/* From the wake-up, or from the preemption, it could have run. */
@@ -147,13 +147,14 @@ int on_sched_switch(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!cpu)
 		return 0;
-	note_ran(cpu, next);
-	op = tid ? threads.lookup(&tid) : NULL;
+	now = note_ran(cpu, next);
+	op = tid ? op_of(tid) : NULL;
 	if (op && (is_recorded(op) || is_awaited(op))) {
 		/* A task that is preempted or yields stays runnable: state 0. */
 		u64 state = ctx->args[0] ? 0 : load_u32(prev, OFF_task_struct__state);
 
-		now = bpf_ktime_get_ns();
+		if (!now)
+			now = bpf_ktime_get_ns();
 		op->waking_ns = 0;
 		/* It may have been woken before it slept. */
 		op_unqueued(op);
@@ -180,10 +181,10 @@ int on_sched_switch(struct bpf_raw_tracepoint_args *ctx)
 	}
 
 	tid = load_u32(next, OFF_task_struct__pid);
-	op = tid ? threads.lookup(&tid) : NULL;
+	op = tid ? op_of(tid) : NULL;
 	cpu->hops = op ? hops_of(op) : 0;
 	if (op)
-		op_resumes(op, cpu);
+		op_resumes(op, cpu, now);
 	return 0;
 }
 
@@ -192,7 +193,7 @@ int on_sched_waking(unsigned long long *ctx)
 {
 	u64 task = ctx[0];
 	u32 tid = load_u32(task, OFF_task_struct__pid);
-	struct op_rec *op = threads.lookup(&tid);
+	struct op_rec *op = op_of(tid);
 	u64 now;
 
 	if (op && op->waking_ns)
@@ -237,7 +238,7 @@ int on_sleeper(unsigned long long *ctx)
 	if (!task)
 		return 0;
 	tid = load_u32(task, OFF_task_struct__pid);
-	op = threads.lookup(&tid);
+	op = op_of(tid);
 	if (!op || !(op->active || op->watched & ASKED) || !goes_on(op, task))
 		return 0;
 	if (op->off_ns && !op->waking_ns && op->off_kind == WAIT_BLOCKED &&
@@ -261,14 +262,13 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 
 int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 {
-	u32 tid = bpf_get_current_pid_tgid();
-	struct op_rec *op = threads.lookup(&tid);
+	struct op_rec *op = current_op();
 
 	if (!op)
 		return 0;
 	note_current(&op->proc);
 	op_unqueued(op);
 	forget_watched(op);
-	threads.delete(&tid);
+	remove_op(op);
 	return 0;
 }

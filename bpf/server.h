@@ -189,6 +189,8 @@ static __always_inline void was_deferred(struct op_rec *op, struct request_key *
 	deferred.delete(request);
 }
 
+#define NFS_PROGRAM 100003
+
 int on_svc_process(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 rqst = ctx->args[0], begin_ns, procinfo;
@@ -212,6 +214,10 @@ int on_svc_process(struct bpf_raw_tracepoint_args *ctx)
 	__builtin_memcpy(op->peer, request.peer, sizeof(op->peer));
 	procinfo = load_u64(rqst, OFF_svc_rqst__rq_procinfo);
 	op->op = load_u64(procinfo, OFF_svc_procedure__pc_name);
+	/* A NULL has no status. */
+	if (load_u32(rqst, OFF_svc_rqst__rq_prog) == NFS_PROGRAM &&
+	    load_u32(rqst, OFF_svc_rqst__rq_vers) == 3 && load_u32(rqst, OFF_svc_rqst__rq_proc))
+		op->flags |= OP_NFS3;
 	return 0;
 }
 
@@ -263,16 +269,12 @@ int on_nfsd_compound_status(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-#define NFS_PROGRAM 100003
-
 /* An NFSv3 reply begins with its status. */
 static __always_inline void nfs3_status(struct op_rec *op, u64 rqst)
 {
 	u64 reply = read_u64(rqst + OFF_svc_rqst__rq_resp);
 
-	if (read_u32(rqst + OFF_svc_rqst__rq_prog) != NFS_PROGRAM ||
-	    read_u32(rqst + OFF_svc_rqst__rq_vers) != 3 ||
-	    !read_u32(rqst + OFF_svc_rqst__rq_proc) || !reply)
+	if (!reply)
 		return;
 	op->nfs_status = __builtin_bswap32(read_u32(reply));
 	if (op->nfs_status)
@@ -286,7 +288,8 @@ int on_svc_stats_latency(struct bpf_raw_tracepoint_args *ctx)
 	if (!op)
 		return 0;
 	op->reply_ns = bpf_ktime_get_ns();
-	nfs3_status(op, ctx->args[0]);
+	if (op->flags & OP_NFS3)
+		nfs3_status(op, ctx->args[0]);
 	return 0;
 }
 
@@ -345,13 +348,13 @@ int fh_verify_exit(unsigned long long *ctx)
 
 	if (!op)
 		return 0;
-	dentry = read_u64(ctx[1] + OFF_svc_fh__fh_dentry);
+	dentry = load_u64(ctx[1], OFF_svc_fh__fh_dentry);
 	if (!dentry || dentry == op->dentry)
 		return 0;
-	inode = read_u64(dentry + OFF_dentry__d_inode);
+	inode = load_u64(dentry, OFF_dentry__d_inode);
 	op->dentry = dentry;
 	op->dev = dev_of(sb_of_dentry(dentry));
-	op->ino = inode ? read_u64(inode + OFF_inode__i_ino) : 0;
+	op->ino = inode ? load_u64(inode, OFF_inode__i_ino) : 0;
 	op->name[0][0] = 0;
 	return 0;
 }
@@ -361,11 +364,10 @@ int fh_put_enter(unsigned long long *ctx)
 	struct op_rec *op = active_op();
 	u64 dentry;
 
-	if (!op || !op->dentry || bpf_ktime_get_ns() - op->begin_ns < cut_ns())
+	if (!op || !op->dentry || load_u64(ctx[0], OFF_svc_fh__fh_dentry) != op->dentry ||
+	    bpf_ktime_get_ns() - op->begin_ns < cut_ns())
 		return 0;
-	dentry = read_u64(ctx[0] + OFF_svc_fh__fh_dentry);
-	if (dentry != op->dentry)
-		return 0;
+	dentry = op->dentry;
 	for (int i = 0; i < NAME_PARTS; i++) {
 		u64 name = read_u64(dentry + OFF_dentry__d_name + OFF_qstr__name);
 		u64 parent = read_u64(dentry + OFF_dentry__d_parent);

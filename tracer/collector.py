@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from tracer import wire
@@ -27,9 +28,10 @@ from tracer.procfs.held_open import Exported, KernelLog, Samples
 from tracer.record_offsets import U32, U64, At
 from tracer.records import (
     FIRST_SLEEPER,
+    MAP_SIZES,
     CountKey,
     HolderRec,
-    LatencyKey,
+    LatencyRec,
     LatencyVal,
     ListenerRec,
     OpRec,
@@ -48,13 +50,13 @@ class _Pair(NamedTuple):
 
     kind: int
     name: str
-    key: type[ctypes.Structure]
+    key: type[ctypes.Structure | ctypes.c_uint64]
     value: type[ctypes.Structure | ctypes.c_uint64]
     of_servers: bool = False
 
 
 _PAIRS: Final = (
-    _Pair(wire.LATENCY, "latency", LatencyKey, LatencyVal),
+    _Pair(wire.LATENCY, "latency", ctypes.c_uint64, LatencyRec),
     _Pair(wire.WAITS, "waits", WaitKey, WaitVal),
     _Pair(wire.COUNTS, "counts", CountKey, ctypes.c_uint64),
     _Pair(wire.USES, "uses", UseKey, LatencyVal, of_servers=True),
@@ -98,7 +100,8 @@ class Collector:
         self._samples = Samples()
         self._kernel_log = KernelLog()
         self._losses = [0] * len(IN_KERNEL)
-        self._known = _Seen()
+        self._known_stacks: set[int] = set()
+        self._known_processes: dict[bytes, None] = {}  # the oldest first
         self._known_names: dict[int, str] = {}
         self._facts: list[tuple[int, bytes]] = []
         self._cpu_s = time.process_time()
@@ -179,6 +182,8 @@ class Collector:
             bpf.update(self._maps["exported"], U32.pack(dev), b"\1")
         for dev in self._exported - devices:
             bpf.delete(self._maps["exported"], U32.pack(dev))
+        bits = sum({1 << dev % 64 for dev in devices})
+        bpf.update(self._maps["exported_bits"], U32.pack(0), U64.pack(bits))
         self._exported = devices
 
     def _follow_foreign(self) -> None:
@@ -198,14 +203,16 @@ class Collector:
     def _drain_sums(self, kind: int, reader: bpf.BatchReader, seen: _Seen) -> bytes:
         parts: list[bytes] = []
         for key, value in reader.read(delete=True):
-            parts += (key, value)
+            # The key of a latency is a hash: the real one is with the value.
+            row = value if kind == wire.LATENCY else key + value
+            parts.append(row)
             if kind != wire.USES:
-                seen.names.add(U64.unpack_from(key)[0])
+                seen.names.add(U64.unpack_from(row)[0])
             if kind == wire.COUNTS:
                 continue
-            seen.processes.add(key[8:24])
+            seen.processes.add(row[8:24])
             if kind == wire.WAITS:
-                seen.stacks.update(struct.unpack_from("<ii", key, WaitKey.stack.offset))
+                seen.stacks.update(struct.unpack_from("<ii", row, WaitKey.stack.offset))
         return b"".join(parts)
 
     def _drain_ring(self, interval: Interval, seen: _Seen) -> None:
@@ -277,10 +284,10 @@ class Collector:
         names = self._names(seen.names)
         if names:
             facts.append((wire.NAMES, json.dumps(names).encode()))
-        stacks = self._stacks(seen.stacks - self._known.stacks)
+        stacks = self._stacks(seen.stacks - self._known_stacks)
         if stacks:
             facts.append((wire.STACKS, json.dumps(stacks).encode()))
-        processes = self._processes(seen.processes - self._known.processes)
+        processes = self._processes(seen.processes - self._known_processes.keys())
         if processes:
             facts.append((wire.PROCS, processes))
         return facts
@@ -299,7 +306,7 @@ class Collector:
     def _stacks(self, identifiers: set[int]) -> dict[str, list[int]]:
         stacks: dict[str, list[int]] = {}
         for identifier in identifiers:
-            self._known.stacks.add(identifier)
+            self._known_stacks.add(identifier)
             if identifier < 0:
                 continue
             name = "stacks" if identifier < FIRST_SLEEPER else "sleepers"
@@ -314,8 +321,12 @@ class Collector:
         for identity in identities:
             value = bpf.lookup(self._maps["procs"], identity, ctypes.sizeof(ProcRec))
             if value is not None:
-                self._known.processes.add(identity)
+                self._known_processes[identity] = None
                 parts += (identity, value)
+        # One that is forgotten is told once more.
+        excess = len(self._known_processes) - MAP_SIZES["MAX_PROCS"]
+        for identity in list(islice(self._known_processes, max(0, excess))):
+            del self._known_processes[identity]
         return b"".join(parts)
 
     # The host beside it, and what this costs

@@ -25,6 +25,7 @@ from tracer.records import (
     OpRec,
     RpcRec,
 )
+from tracer.thread_table import ThreadTable
 
 _IDLE_RPC_NS: Final = 60_000_000_000
 
@@ -39,7 +40,7 @@ class InFlight:
         self._memory = memory
         self._sleepers = sleepers
         self._threshold_ns = threshold_ns
-        self._threads = bpf.BatchReader(maps["threads"], 4, ctypes.sizeof(OpRec))
+        self._threads = ThreadTable(maps)
         self._rpcs = (
             bpf.BatchReader(maps["rpcs"], 8, ctypes.sizeof(RpcRec)) if "rpcs" in maps else None
         )
@@ -88,7 +89,7 @@ class InFlight:
         """Return the operations in flight that are over the threshold."""
         found: list[bytes] = []
         self.stuck_before = 0
-        for _, record in self._threads.read():
+        for record in self._threads.read():
             if not record[At.op_active] and not record[At.op_watched] & ASKED:
                 continue
             flags = U32.unpack_from(record, At.op_flags)[0]
@@ -116,8 +117,7 @@ class InFlight:
             parts.append(raw.partition(b"\0")[0].ljust(NAME_PART_LEN, b"\0"))
             dentry = parent if parent != dentry else 0
         # The thread may have gone on meanwhile: then the dentry was another's.
-        key = U32.pack(U32.unpack_from(record, At.op_tid)[0])
-        now = bpf.lookup(self._maps["threads"], key, ctypes.sizeof(OpRec))
+        now = self._threads.again(record)
         if now is None or any(now[at] != record[at] for at in At.op_identity):
             return record
         at = At.op_name_parts

@@ -30,6 +30,7 @@ from tracer.losses import MISSED_CALL, MISSED_EVENT
 from tracer.outbox import Interval, Outbox
 from tracer.procfs import changes
 from tracer.records import RING_BYTES
+from tracer.thread_table import ThreadTable
 
 # Operations are sent one by one from a tenth of the threshold on: those below it
 # tell what the threads were doing while a stalled one waited in the queue.
@@ -111,6 +112,7 @@ class Recorder:
             settings.threshold_us * 1000,
             RING_BYTES,
         )
+        ThreadTable(loaded.maps).make_room()
         self._attach(loaded)
         # Only now: until the probes are in, the processors are for the compiler.
         writer = Writer(settings.output, settings.max_size_bytes)

@@ -48,6 +48,7 @@ MAP_SIZES: Final = {
     "MAX_KEYS": 16384,
     "MAX_COUNTS": 4096,
     "MAX_THREADS": 8192,
+    "MAX_PLACES": 1 << 16,
     "MAX_RPCS": 16384,
     "MAX_SLEEPERS": 2048,
     "MAX_XPRTS": 4096,
@@ -219,6 +220,12 @@ class LatencyVal(ctypes.Structure):
     """Value of the histogram maps."""
 
     _fields_ = [("count", _u64), ("sum_ns", _u64), ("max_ns", _u64)]
+
+
+class LatencyRec(ctypes.Structure):
+    """Value of the histogram maps of operations."""
+
+    _fields_ = [("key", LatencyKey), ("val", LatencyVal)]
 
 
 class WaitKey(ctypes.Structure):

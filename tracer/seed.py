@@ -35,6 +35,7 @@ from tracer.records import (
     OpRec,
     RpcRec,
 )
+from tracer.thread_table import ThreadTable
 
 # Ids of what is found here: above all that BPF counts (CPU << 40 | n).
 FIRST_ID: Final = 1 << 62
@@ -415,13 +416,12 @@ class Seeder:
 
 def insert(found: Found, maps: Mapping[str, int]) -> None:
     """Put what was found into the maps, leaving alone what the programs have seen since."""
-    elements: list[tuple[str, bytes, bytes]] = [
-        ("threads", struct.pack("<I", tid), bytes(op)) for tid, op in found.threads.items()
-    ]
-    elements += [("rpcs", struct.pack("<Q", task), bytes(rpc)) for task, rpc in found.rpcs.items()]
-    for name, key, value in elements:
+    threads = ThreadTable(maps)
+    for op in found.threads.values():
+        threads.insert(bytes(op))
+    for task, rpc in found.rpcs.items():
         try:
-            bpf.update(maps[name], key, value, only_new=True)
+            bpf.update(maps["rpcs"], struct.pack("<Q", task), bytes(rpc), only_new=True)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.E2BIG):
                 raise

@@ -10,6 +10,7 @@ import pytest
 
 from tracer.collector import Collector
 from tracer.host import possible_processors
+from tracer.records import MAP_SIZES
 
 
 @pytest.fixture
@@ -31,6 +32,7 @@ from tracer.foreign import ForeignCode
 from tracer.kernel import bpf, offsets
 from tracer.kernel.memory import KernelMemory
 from tracer.outbox import Outbox
+from tracer.record_offsets import At
 from tracer.records import *
 
 class Batch:
@@ -44,7 +46,11 @@ class Ring:
 
 bpf.BatchReader, bpf.RingReader = Batch, Ring
 bpf.update = bpf.delete = lambda *_, **__: None
-bpf.lookup = lambda _fd, key, size: bytes(range(1, 9)) * (size // 8) + bytes(size % 8)
+def lookup(fd, key, size):
+    if fd == maps["ops"]:
+        return bytes(OpRec(active=1, begin_ns=1, op=1 << 35, proc=ProcId(1, 1, 0), tid=7))
+    return bytes(range(1, 9)) * (size // 8) + bytes(size % 8)
+bpf.lookup = lookup
 bpf.run_raw_tracepoint = lambda *_: 0
 bpf.run_iterator = lambda _: None
 bpf.program_ids = lambda after: range(after + 1, 6)
@@ -52,18 +58,18 @@ bpf.program_code = lambda number: bpf.ProgramCode(26, "filter", ((number << 32, 
 bpf.program_exists = lambda number: number != 3
 bpf.attach_raw_tracepoint = lambda *_: os.dup(0)
 pairs = [f"{name}{half}" for name in ("latency", "waits", "counts") for half in ("", 0, 1)]
-others = "threads rpcs listeners held frozen ring lost procs stacks sleepers exported foreign"
-names = [*pairs, *others.split()]
+others = "threads ops places spare rpcs listeners held frozen ring lost procs stacks sleepers"
+names = [*pairs, *others.split(), "exported", "exported_bits", "foreign"]
 maps = {name: number for number, name in enumerate(names)}
 def content(number):
     process, sums = ProcId(number, number, 0), bytes(LatencyVal(1, 2, 3))
     return {
-        maps["latency1"]: [(bytes(LatencyKey(op=number, proc=process)), sums)],
+        maps["latency1"]: [(bytes(8), bytes(LatencyKey(op=number, proc=process)) + sums)],
         maps["waits1"]: [
             (bytes(WaitKey(waker=process, stack=number)), bytes(WaitVal(1, 2, 3, 4)))
         ],
         maps["counts1"]: [(bytes(CountKey(kind=number)), bytes(8))],
-        maps["threads"]: [(b"", bytes(OpRec(active=1, begin_ns=1, op=1 << 35, proc=process)))],
+        maps["threads"]: [(bytes(OpRec(tid=7))[At.op_tid : At.op_tid + 4], bytes(4))],
         maps["rpcs"]: [(bytes(8), bytes(RpcRec(begin_ns=1)))],
         maps["listeners"]: [(bytes(8), bytes(ListenerRec(proc=process)))],
         maps["frozen"]: [(bytes(8), bytes(HolderRec(proc=process)))],
@@ -104,3 +110,21 @@ def test_once_it_runs_it_opens_no_file_and_imports_nothing() -> None:
         [sys.executable, "-c", RUNNING], capture_output=True, text=True, check=False, timeout=60
     )
     assert (run.stdout, run.stderr) == ("duration True []\n", "")
+
+
+def test_of_very_many_processes_the_latest_are_known(
+    bare: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bytes] = []
+
+    def lookup(_fd: int, key: bytes, size: int) -> bytes:
+        asked.append(key)
+        return bytes(size)
+
+    monkeypatch.setattr("tracer.kernel.bpf.lookup", lookup)
+    monkeypatch.setitem(MAP_SIZES, "MAX_PROCS", 2)
+    bare._maps, bare._known_processes = {"procs": 3}, {}
+    for identity in (b"a", b"b", b"c"):
+        assert bare._processes({identity}).startswith(identity)
+    assert list(bare._known_processes) == [b"b", b"c"]
+    assert asked == [b"a", b"b", b"c"]

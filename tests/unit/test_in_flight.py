@@ -44,6 +44,16 @@ class Records:
         return ((key, bytes(value)) for key, value in self.elements)
 
 
+class Table:
+    """The records of threads."""
+
+    def __init__(self, *records: OpRec) -> None:
+        self.records = records
+
+    def read(self) -> Iterator[bytes]:
+        return map(bytes, self.records)
+
+
 def test_a_packet_is_in_flight_until_it_is_decided_on(bare: InFlight) -> None:
     young, old = HeldRec(op_id=7, since_ns=95), HeldRec(op_id=8, since_ns=5, side=2)
     bare._threshold_ns = 10
@@ -68,7 +78,7 @@ def test_the_stack_of_a_sleeper_is_read_once(
     bare: InFlight, monkeypatch: pytest.MonkeyPatch, op: OpRec, looked: bool
 ) -> None:
     op.active, op.begin_ns = 1, 1
-    bare._threads = Records((b"", op))  # type: ignore[assignment]
+    bare._threads = Table(op)  # type: ignore[assignment]
     bare._threshold_ns, bare._sleepers, bare._groups = 10, 99, set()
     runs: list[int] = []
 
@@ -128,6 +138,6 @@ def test_an_rpc_in_flight_is_known_by_the_start_of_its_task(
     ids=["old", "young", "queued for long", "ended", "idle", "asked"],
 )
 def test_what_is_under_way(bare: InFlight, op: OpRec, shown: bool) -> None:
-    bare._threads = Records((b"", op))  # type: ignore[assignment]
+    bare._threads = Table(op)  # type: ignore[assignment]
     bare._threshold_ns, bare._groups = 10, set()
     assert len(list(bare.operations(100))) == shown

@@ -22,6 +22,7 @@ TWINS = {
     "rpc_rec": records.RpcRec,
     "latency_key": records.LatencyKey,
     "latency_val": records.LatencyVal,
+    "latency_rec": records.LatencyRec,
     "wait_key": records.WaitKey,
     "wait_val": records.WaitVal,
     "count_key": records.CountKey,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tracer import calls, seed
 from tracer.kernel import bpf, offsets, tasks
 from tracer.kernel.memory import KernelMemory
-from tracer.records import NO_STACK, OP_BEGIN_UNKNOWN, SIDE_CLIENT, SIDE_SERVER, OpRec, RpcRec
+from tracer.records import NO_STACK, OP_BEGIN_UNKNOWN, SIDE_CLIENT, SIDE_SERVER, RpcRec
 
 # fdinfo as Linux 6.1 prints it.
 FILESYSTEM_MARK = (
@@ -545,23 +545,22 @@ def test_hidden_addresses_leave_the_rpcs_out_and_nothing_else(machine: Host) -> 
 # Into the maps
 
 
-def test_what_the_programs_have_seen_since_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rpcs_that_the_programs_have_seen_since_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     written: list[tuple[Any, ...]] = []
 
     def update(fd: int, key: bytes, value: bytes, *, only_new: bool) -> None:
-        if key == struct.pack("<I", 2):
+        if key == struct.pack("<Q", 2):
             raise FileExistsError(17, "File exists")
-        if key == struct.pack("<I", 3):
+        if key == struct.pack("<Q", 3):
             raise OSError(7, "Argument list too long")  # E2BIG: the map is full
         written.append((fd, key, len(value), only_new))
 
     monkeypatch.setattr(bpf, "update", update)
-    found = seed.Found([], {n: OpRec(tid=n) for n in (1, 2, 3)}, {0xABC: RpcRec()})
-    seed.insert(found, {"threads": 10, "rpcs": 11})
-    assert written == [
-        (10, struct.pack("<I", 1), len(bytes(OpRec())), True),
-        (11, struct.pack("<Q", 0xABC), len(bytes(RpcRec())), True),
-    ]
+    found = seed.Found([], {}, {n: RpcRec() for n in (1, 2, 3)})
+    seed.insert(found, THREADS | {"rpcs": 11})
+    assert written == [(11, struct.pack("<Q", 1), len(bytes(RpcRec())), True)]
 
 
 def test_any_other_trouble_with_the_maps_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -570,4 +569,7 @@ def test_any_other_trouble_with_the_maps_is_not_hidden(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(bpf, "update", update)
     with pytest.raises(OSError, match="not permitted"):
-        seed.insert(seed.Found([], {1: OpRec()}, {}), {"threads": 10})
+        seed.insert(seed.Found([], {}, {1: RpcRec()}), THREADS | {"rpcs": 11})
+
+
+THREADS = {"threads": 1, "ops": 2, "places": 3, "spare": 4}

@@ -13,7 +13,7 @@ import mmap
 import os
 import platform
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +30,7 @@ PROG_GET_FD_BY_ID: Final = 13
 OBJ_GET_INFO_BY_FD: Final = 15
 RAW_TRACEPOINT_OPEN: Final = 17
 BTF_GET_FD_BY_ID: Final = 19
+MAP_LOOKUP_AND_DELETE_ELEM: Final = 21
 BTF_GET_NEXT_ID: Final = 23
 MAP_LOOKUP_BATCH: Final = 24
 MAP_LOOKUP_AND_DELETE_BATCH: Final = 25
@@ -308,6 +309,29 @@ def delete(map_fd: int, key: bytes) -> None:
     except OSError as error:
         if error.errno != errno.ENOENT:
             raise
+
+
+def push_all(map_fd: int, values: Iterable[bytes]) -> None:
+    """Put values on a stack, the last one on top. They must have the size that it is for."""
+    value, attr = bytearray(8), bytearray(32)
+    struct.pack_into("<IxxxxQQQ", attr, 0, map_fd, 0, _address(value), 0)
+    for each in values:
+        value[: len(each)] = each
+        _bpf(MAP_UPDATE_ELEM, attr)
+
+
+def pop(map_fd: int, value_bytes: int) -> bytes | None:
+    """Take the top off a stack; None if it is empty."""
+    value = bytearray(value_bytes)
+    attr = bytearray(32)
+    struct.pack_into("<IxxxxQQQ", attr, 0, map_fd, 0, _address(value), 0)
+    try:
+        _bpf(MAP_LOOKUP_AND_DELETE_ELEM, attr)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    return bytes(value)
 
 
 class BatchReader:
