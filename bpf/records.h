@@ -160,7 +160,7 @@ struct rpc_rec {
 	s32 status;
 	u8 peer[16];
 	u32 flags;
-	u32 pad;
+	s32 before; /* status of the try before, if it is sent again; 0 = it is not, or success */
 	char comm[16];
 };
 

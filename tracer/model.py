@@ -107,6 +107,7 @@ class Operation:
     writer: ProcessKey | None = None
     transmits: int | None = None
     status: int | None = None
+    status_before: int | None = None
     nfs_status: int | None = None
     dropped: bool | None = None
     file: str | None = None

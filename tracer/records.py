@@ -196,7 +196,7 @@ class RpcRec(ctypes.Structure):
         ("status", _s32),
         ("peer", _u8 * 16),
         ("flags", _u32),
-        ("pad", _u32),
+        ("before", _s32),
         ("comm", ctypes.c_char * 16),
     ]
 

@@ -135,6 +135,13 @@ OPERATIONS = Table(
             "nfs_status", "int64", "server: NFS status of the reply, of its last failed op", "10008"
         ),
         _n("dropped", "bool", "server: the request got no reply", "false"),
+        _n(
+            "status_before",
+            "int64",
+            "client rpc: of the try before, if the reply had it sent again; then slot_us holds the "
+            "pause between them, too",
+            "-10008",
+        ),
     ),
 )
 

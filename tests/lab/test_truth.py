@@ -14,6 +14,7 @@ import wire
 from conftest import Boot, Guests, shared_lab
 from recording import IDLE, recording, undone, until
 
+from tracer.blame.ledger import Ledger
 from tracer.model import HostCapture, Operation
 from tracer.reader import read_captures
 
@@ -306,6 +307,17 @@ def test_an_rpc_sent_again_later_is_another(truth: Truth) -> None:
     assert (again.process, again.comm) == (refused.process, refused.comm)
     assert refused.end_mono_us <= again.begin_mono_us <= refused.end_mono_us + HELD_US
     assert again.wall_us == pytest.approx(truth.rpcs[again.xid or 0].execute_us, abs=2)
+    assert (refused.status_before, again.status_before) == (None, refused.status)
+
+    # The caller's time is put down to the pause, and not to the slot that it had no use for.
+    (flush,) = [
+        op
+        for op in operations(truth.client, "vfs")
+        if op.process == again.process and op.wall_us >= LATER_US
+    ]
+    bill = Ledger([truth.client]).bill(0, flush)
+    paused = sum(us for charge, us in bill.items() if charge.cause == "delay")
+    assert paused == pytest.approx(LATER_US, rel=0.05)
 
 
 def test_remote_is_what_the_wire_says(truth: Truth) -> None:

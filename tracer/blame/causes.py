@@ -147,7 +147,8 @@ ABOUT: Final[Mapping[str, About]] = {
     ),
     "delay": About(
         "the server asked to try again later, or has to be told the client's state again",
-        "thread sleeps in nfs4_delay, in the NFSv3 jukebox wait or in nfs4_wait_clnt_recover",
+        "thread sleeps in nfs4_delay, in the NFSv3 jukebox wait or in nfs4_wait_clnt_recover, or an "
+        "RPC that was refused waits to be sent again",
         "why the server asked",
         "look at the server's side of the same operations",
     ),
