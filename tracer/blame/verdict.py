@@ -101,8 +101,8 @@ class Verdict:
     advice: tuple[str, ...]
 
 
-def verdict_of(ledger: Ledger, stalls: Sequence[Stall]) -> Verdict:
-    """Return the verdict on a set of stalls."""
+def verdict_of(ledger: Ledger, stalls: Sequence[Stall], which: str = "") -> Verdict:
+    """Return the verdict on a set of stalls; ``which``: what was asked of them, in words."""
     total = sum(stall.stall_us for stall in stalls)
     captures = [host.capture for host in ledger.hosts]
     programs = Programs(stalls, captures)
@@ -136,7 +136,7 @@ def verdict_of(ledger: Ledger, stalls: Sequence[Stall]) -> Verdict:
     named = [one for blamed in culprits for one in programs.members(blamed.culprit)]
     return Verdict(
         clear=not culprits,
-        summary=summary_of(culprits, by_cause, _threshold(captures), by_program),
+        summary=summary_of(culprits, by_cause, _threshold(captures), by_program, which),
         culprits=culprits,
         cleared=tuple(cleared(ledger, by_cause, named, direct)),
         advice=tuple(_advice(culprits)),
