@@ -564,6 +564,11 @@ class TestAskedToWait:
         analysis = analyse([client([vfs, again])])
         assert analysis.causes == {cause: us(time) for cause, time in seconds.items()}
 
+    def test_for_a_lock_of_nfsv3_by_a_server_that_waits_for_those_of_before(self):
+        asleep = (*SCHEDULE, "schedule_timeout", "nlmclnt_call", "nlmclnt_lock", "nlmclnt_proc")
+        vfs = call(10, 14, wait(10, 14, asleep), op="lock", peer=SERVER)
+        assert named(analyse([client([vfs])])) == [("host", SERVER, "grace")]
+
     def test_no_longer_than_anyone_is_asked_to(self):
         vfs = call(10, 31)
         again = rpc(10, 31, parent_id=vfs.op_id, slot_us=us(20), remote_us=us(1))

@@ -211,6 +211,8 @@ class Ledger:
         if finding.wait_class == "delay":
             said = {abs(rpc.status) for rpc in self.hosts[host].children(op) if rpc.status}
             return {self._pause(host, op, said): 1.0}
+        if finding.wait_class == "grace":
+            return {_in_grace(self.hosts[host].server_address(op)): 1.0}
         if finding.wait_class == "unknown" and not span.wait.stack:
             # No stack: only an RPC of this very call can tell what it waited for.
             return self.remote.walk(host, op, span, [RpcPath(self.hosts[host].children(op))])
@@ -237,7 +239,7 @@ class Ledger:
         server = self.join.server_at(host, address)
         restarted = server is not None and nfsd_restarted(self.hosts[server].capture)
         if _NFS4ERR_GRACE in said or (said & _FORGOTTEN and restarted):
-            return charge_to("grace", Culprit("host", address, address) if address else None)
+            return _in_grace(address)
         recalled_from = None if server is None else self._recalled_from(server)
         if said & _ASKED_TO_WAIT and server is not None and recalled_from is not None:
             client = self.join.client_at(server, recalled_from)
@@ -291,6 +293,10 @@ class Ledger:
         ]
         for _, op in sorted(locked, key=lambda one: one[0]):
             self._waits(host, op)
+
+
+def _in_grace(address: str | None) -> Charge:
+    return charge_to("grace", Culprit("host", address, address) if address else None)
 
 
 def _behind(link: Link, charge: Charge) -> Charge:
