@@ -75,6 +75,8 @@ BACKGROUND = {"SEQUENCE", "RENEW"}
 NOENT = 2
 # Of the programs beside NFSv3, for which there are no mountstats.
 BESIDE = {"MOUNT", "LOCK", "UNLOCK", "TEST", "MONITOR", "SET", "UNSET", "GETPORT", "GETACL", "NULL"}
+# Of them, what the lock manager is asked for.
+NLM = ("LOCK", "UNLOCK", "TEST")
 # Of one mount in mountstats: its server, where it is, and its operations.
 STATS = (
     r"^device (\S+):\S+ mounted on (\S+) with fstype nfs.*?per-op statistics\n"
@@ -190,6 +192,7 @@ def compare(
         assert (client.end(), server.end()) == (0, 0), client.said() + server.said()
         last = mountstats(lab), nfsd_stats(lab)
 
+    locks = {}
     missed = whole(client.report(tmp_path))["losses"].get("missed_event", 0)
     asked = {}
     for vers, address in addresses.items():
@@ -202,6 +205,9 @@ def compare(
         assert counted.keys() - last[0][address].keys() <= BESIDE | BACKGROUND
         check(counted, sent, most, last[0][address].keys() - others, missed)
         asked[vers] = Counter({op: count for op, count in sent.items() if op not in others})
+        if vers == "3":
+            assert counted["MOUNT"] == 1 or missed
+            locks = {op: counted[op] for op in NLM}
 
     document = whole(server.report(tmp_path))
     missed = document["losses"].get("missed_event", 0)
@@ -211,6 +217,10 @@ def compare(
         served, most = done[1][layer] - begun[1][layer], last[1][layer] - first[1][layer]
         counted = recorded(tmp_path / server.name, "server", layer)
         check(counted, served, most, most.keys() - BACKGROUND - {"NULL"}, missed)
+        if layer == "rpc":
+            # Nobody else counts these: but what the one asked for the other was asked for.
+            assert missed or all(locks.values())
+            assert missed or locks == {op: counted[op] for op in NLM}
     return asked
 
 
