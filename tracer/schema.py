@@ -322,7 +322,7 @@ SAMPLES = Table(
     "Figures of the host beside the stalls, one value per row.",
     (
         _TS,
-        _c("scope", "string", "host, disk, net, tcp, or self (recording's own cost)", "disk"),
+        _c("scope", "string", "host, disk, net, tcp, nfsd, or self (what recording costs)", "disk"),
         _n("name", "string", "device or interface", "vdb"),
         _c("metric", "string", "what, with its unit", "busy_percent"),
         _c("value", "double", "the figure over the interval", "1.5"),

@@ -210,6 +210,7 @@ class Seeder:
             if not any(frame in _SERVING for frame in stack):
                 continue
             op = self._sleeping_op(task, pid, SIDE_SERVER)
+            op.at_work = 1
             op.group = next((g for g, tasks in blocked.items() if task in tasks), 0)
             if self._read_request(task, op) and self._exec_start(task) == before:
                 self._found.threads[pid] = op
@@ -413,18 +414,25 @@ class Seeder:
             rpc.peer = (ctypes.c_uint8 * 16)(*pack_peer(address))
 
 
-def insert(found: Found, maps: Mapping[str, int]) -> None:
-    """Put what was found into the maps, leaving alone what the programs have seen since."""
+def insert(found: Found, maps: Mapping[str, int]) -> int:
+    """Put what was found into the maps, leaving alone what the programs have seen since.
+
+    Return how many nfsd threads are among it that were at work.
+    """
     elements: list[tuple[str, bytes, bytes]] = [
         ("threads", struct.pack("<I", tid), bytes(op)) for tid, op in found.threads.items()
     ]
     elements += [("rpcs", struct.pack("<Q", task), bytes(rpc)) for task, rpc in found.rpcs.items()]
+    at_work = 0
     for name, key, value in elements:
         try:
             bpf.update(maps[name], key, value, only_new=True)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.E2BIG):
                 raise
+        else:
+            at_work += name == "threads" and OpRec.from_buffer_copy(value).at_work
+    return at_work
 
 
 def permission_listeners(proc: Path) -> Iterator[PermissionListener]:

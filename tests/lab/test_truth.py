@@ -348,6 +348,26 @@ def test_a_server_takes_what_the_wire_says(truth: Truth) -> None:
     assert len(queued) >= FROZEN - 8
 
 
+def test_time_without_a_free_thread_is_counted(truth: Truth) -> None:
+    """All eight are held by the frozen filesystem at once; in the end none is at work."""
+
+    def figures(metric: str) -> list[float]:
+        return [one.value for one in truth.server.samples if one.metric == metric]
+
+    held = [op for op in operations(truth.server, "rpc") if op.wall_us > HELD_US]
+    took_up = sorted(op.begin_mono_us + (op.queue_us or 0) for op in held)
+    # From when the last of the first eight took its own up, to the first that was thawed.
+    all_held_us = min(op.end_mono_us for op in held) - took_up[7]
+    assert set(figures("threads")) == {8}
+    assert figures("busy")[-1] == 0
+    assert sum(figures("none_free_times")) >= 1
+    assert all_held_us >= HELD_US
+    # They then take up the others before any of them is free.
+    none_us = sum(figures("none_free_us"))
+    print(f"no thread free for {none_us:.0f} us, all held for {all_held_us} us")
+    assert 0 <= none_us - all_held_us <= HELD_US
+
+
 def test_phases_and_waits_add_up(truth: Truth) -> None:
     for op in (*truth.client.operations, *truth.server.operations):
         phases = (op.queue_us, op.slot_us, op.serve_us, op.send_us, op.remote_us, op.wake_us)

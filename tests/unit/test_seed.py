@@ -556,8 +556,8 @@ def test_what_the_programs_have_seen_since_is_left_alone(monkeypatch: pytest.Mon
         written.append((fd, key, len(value), only_new))
 
     monkeypatch.setattr(bpf, "update", update)
-    found = seed.Found([], {n: OpRec(tid=n) for n in (1, 2, 3)}, {0xABC: RpcRec()})
-    seed.insert(found, {"threads": 10, "rpcs": 11})
+    found = seed.Found([], {n: OpRec(tid=n, at_work=1) for n in (1, 2, 3)}, {0xABC: RpcRec()})
+    assert seed.insert(found, {"threads": 10, "rpcs": 11}) == 1
     assert written == [
         (10, struct.pack("<I", 1), len(bytes(OpRec())), True),
         (11, struct.pack("<Q", 0xABC), len(bytes(RpcRec())), True),

@@ -14,6 +14,7 @@ from tracer.blame.causes import ABOUT
 from tracer.blame.charge import Culprit, Link
 from tracer.blame.cleared import MIN_SHARE, Cleared, cleared, figures
 from tracer.blame.clients import clients_lines
+from tracer.blame.crew import crew_lines
 from tracer.blame.evidence import Direct, direct_waits, lines, taken_together
 from tracer.blame.kthreads import works_for
 from tracer.blame.ledger import Ledger
@@ -247,6 +248,8 @@ def _beside(key: Blame, ledger: Ledger, programs: Programs) -> Iterator[str]:
         yield from host.storage.evidence(culprit, cause)
         if culprit.kind in ("device", "setting") and cause in ("disk", "threads"):
             yield from clients_lines(ledger, index)
+        if cause == "threads":
+            yield from crew_lines(host.capture)
         if cause == "slot" and culprit.process:
             count, us = host.slots.total(culprit.process)
             yield f"{count} RPCs recorded for it had slots, {human_us(us)} in all"
