@@ -294,6 +294,7 @@ int on_rpc_task_begin(struct bpf_raw_tracepoint_args *ctx)
 	rec->tid = 0;
 	rec->xid = 0;
 	rec->status = 0;
+	rec->before = 0;
 	rec->flags = 0;
 	__builtin_memset(&rec->proc, 0, sizeof(rec->proc));
 	__builtin_memset(&rec->writer, 0, sizeof(rec->writer));
@@ -327,6 +328,7 @@ int on_xprt_reserve(struct bpf_raw_tracepoint_args *ctx)
 	/* A task that was restarted (NFS4ERR_DELAY, short read, session recovery): a new RPC. */
 	if (rec->flags & RPC_ENDED) {
 		rec->flags &= ~RPC_ENDED;
+		rec->before = rec->status;
 		rec->begin_ns = load_u64(task, OFF_rpc_task__tk_start);
 	}
 	rec->reserved_ns = bpf_ktime_get_ns();

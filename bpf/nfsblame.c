@@ -13,6 +13,7 @@
 #include "paired.h"
 #include "cpu.h"
 #include "answers.h"
+#include "crew.h"
 #include "sched.h"
 #include "fanotify.h"
 #include "freeze.h"

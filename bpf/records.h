@@ -127,7 +127,8 @@ struct op_rec {
 	u32 nfs_status; /* server: NFS3ERR_ or NFS4ERR_ of the reply */
 	u32 call_dev;	/* s_dev, for a call outside of an operation */
 	u32 waker_tid;
-	u32 counted;	/* in `watching` */
+	u16 counted;	/* in `watching` */
+	u16 at_work;	/* in `crew` */
 	u8 peer[16];	/* IPv6, or IPv4 mapped; zero = unknown */
 	u8 side;
 	u8 active;
@@ -161,7 +162,7 @@ struct rpc_rec {
 	s32 status;
 	u8 peer[16];
 	u32 flags;
-	u32 pad;
+	s32 before; /* status of the try before, if it is sent again; 0 = it is not, or success */
 	char comm[16];
 };
 
@@ -278,6 +279,20 @@ struct held_rec {
 	u8 peer[16]; /* the other host */
 	u32 side;
 	u32 pad;
+};
+
+/* nfsd's threads. */
+struct crew_rec {
+	u64 busy;     /* that have begun to work, less those that have ended */
+	u64 since_ns; /* none has been free since then; 0 = one is */
+	u64 none_ns;  /* how long none was, before that */
+	u64 times;    /* how often none was */
+};
+
+struct crew_size {
+	u64 threads;  /* that there are; 0 = unknown */
+	u64 before;   /* of them, at work before recording began: not in busy until they have ended */
+	u64 begun_ns; /* no thread has been free since recording began; 0 = one was */
 };
 
 /* Reasons why something was not recorded; counted in `lost`. */

@@ -117,7 +117,7 @@ static __always_inline void op_resumes(struct op_rec *op, struct cpu_rec *cpu, u
 /* A thread that requests, packets or replies wait for also while it is in no operation. */
 static __always_inline bool is_awaited(struct op_rec *op)
 {
-	return op->side == SIDE_SERVER || op->flags & OP_KERNEL;
+	return op->side == SIDE_SERVER || op->at_work || op->flags & OP_KERNEL;
 }
 
 /*
@@ -161,10 +161,12 @@ int on_sched_switch(struct bpf_raw_tracepoint_args *ctx)
 		if (state)
 			watch_or_not(op, now);
 		if (!is_recorded(op)) {
-			if (state)
+			if (state) {
 				op->early = 0;
-			else
+				crew_ends(op, now);
+			} else {
 				early_ready(op, prev, now);
+			}
 		} else {
 			op->off_kind = state ? WAIT_BLOCKED : WAIT_RUNNABLE;
 			op->off_stack = NO_STACK;
@@ -268,6 +270,7 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	note_current(&op->proc);
 	op_unqueued(op);
+	crew_ends(op, bpf_ktime_get_ns());
 	forget_watched(op);
 	remove_op(op);
 	return 0;

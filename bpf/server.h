@@ -161,6 +161,7 @@ int on_svc_xprt_dequeue(struct bpf_raw_tracepoint_args *ctx)
 	op->begin_ns = bpf_ktime_get_ns();
 	op->arrival_ns = 0;
 	op->taken = 0;
+	crew_begins(op, op->begin_ns);
 	return 0;
 }
 

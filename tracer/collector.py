@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from tracer import wire
 from tracer.clocks import ClockWatch
+from tracer.crew import Crew
 from tracer.foreign import ForeignCode
 from tracer.host import possible_processors
 from tracer.in_flight import InFlight
@@ -98,6 +99,7 @@ class Collector:
         self._frozen = bpf.BatchReader(maps["frozen"], 8, ctypes.sizeof(HolderRec))
         self._ring = bpf.RingReader(maps["ring"], ring_bytes)
         self._samples = Samples()
+        self._crew = Crew(maps)
         self._kernel_log = KernelLog()
         self._losses = [0] * len(IN_KERNEL)
         self._known_stacks: set[int] = set()
@@ -145,7 +147,11 @@ class Collector:
         for text in self._clocks.changes():
             note = {"mono_ns": now_ns, "name": "clock", "text": text}
             interval.facts.append((wire.NOTE, json.dumps(note).encode()))
-        sample = {"mono_ns": now_ns, "files": self._samples.read()}
+        sample = {
+            "mono_ns": now_ns,
+            "files": self._samples.read(),
+            "nfsd": self._crew.figures(now_ns),
+        }
         interval.facts.append((wire.SAMPLE, json.dumps(sample).encode()))
         interval.tick = {
             "mono_ns": now_ns,
@@ -154,6 +160,10 @@ class Collector:
             "overhead": self._overhead(),
         }
         return interval
+
+    def begin_with(self, at_work: int) -> None:
+        """Take note of how many nfsd threads were at work when recording began."""
+        self._crew.were_at_work(at_work)
 
     @property
     def stuck_before(self) -> int:

@@ -107,6 +107,7 @@ class Operation:
     writer: ProcessKey | None = None
     transmits: int | None = None
     status: int | None = None
+    status_before: int | None = None
     nfs_status: int | None = None
     dropped: bool | None = None
     file: str | None = None
@@ -204,6 +205,18 @@ class LatencyRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Recorded:
+    """Who was seen to do what, however fast: the keys of ``latency`` without the figures."""
+
+    side: Side
+    op: str
+    comm: str | None = None
+    pid: int | None = None
+    mount: str | None = None
+    peer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Count:
     """How often something happened on one host while recording, see schema.COUNTS."""
 
@@ -282,6 +295,7 @@ class HostCapture:
     journal_use: Sequence[JournalUse] = ()
     syncs: Sequence[Syncs] = ()
     latency: Sequence[LatencyRow] = ()
+    recorded: Sequence[Recorded] = ()
     answered: Sequence[tuple[int, int, int]] = ()
     counts: Sequence[Count] = ()
     samples: Sequence[Sample] = ()

@@ -221,7 +221,7 @@ class Recorder:
         except KeyError as error:
             self._note_probe(seed.LOOK, f"this kernel's types lack {error.args[0]}")
             return
-        seed.insert(found, loaded.maps)
+        collector.begin_with(seed.insert(found, loaded.maps))
         if any(op.active for op in found.threads.values()):
             self._attach_for_stuck(loaded)
         if found.marks:

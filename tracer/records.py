@@ -160,7 +160,8 @@ class OpRec(ctypes.Structure):
         ("nfs_status", _u32),
         ("call_dev", _u32),
         ("waker_tid", _u32),
-        ("counted", _u32),
+        ("counted", _u16),
+        ("at_work", _u16),
         ("peer", _u8 * 16),
         ("side", _u8),
         ("active", _u8),
@@ -197,7 +198,7 @@ class RpcRec(ctypes.Structure):
         ("status", _s32),
         ("peer", _u8 * 16),
         ("flags", _u32),
-        ("pad", _u32),
+        ("before", _s32),
         ("comm", ctypes.c_char * 16),
     ]
 
@@ -309,3 +310,15 @@ class ListenerRec(ctypes.Structure):
         ("last_read_ns", _u64),
         ("last_write_ns", _u64),
     ]
+
+
+class CrewRec(ctypes.Structure):
+    """nfsd's threads, as the programs count them."""
+
+    _fields_ = [("busy", _u64), ("since_ns", _u64), ("none_ns", _u64), ("times", _u64)]
+
+
+class CrewSize(ctypes.Structure):
+    """What the programs are told about nfsd's threads."""
+
+    _fields_ = [("threads", _u64), ("before", _u64), ("begun_ns", _u64)]

@@ -135,6 +135,13 @@ OPERATIONS = Table(
             "nfs_status", "int64", "server: NFS status of the reply, of its last failed op", "10008"
         ),
         _n("dropped", "bool", "server: the request got no reply", "false"),
+        _n(
+            "status_before",
+            "int64",
+            "client rpc: of the try before, if the reply had it sent again; then slot_us holds the "
+            "pause between them, too",
+            "-10008",
+        ),
     ),
 )
 
@@ -315,7 +322,7 @@ SAMPLES = Table(
     "Figures of the host beside the stalls, one value per row.",
     (
         _TS,
-        _c("scope", "string", "host, disk, net, tcp, or self (recording's own cost)", "disk"),
+        _c("scope", "string", "host, disk, net, tcp, nfsd, or self (what recording costs)", "disk"),
         _n("name", "string", "device or interface", "vdb"),
         _c("metric", "string", "what, with its unit", "busy_percent"),
         _c("value", "double", "the figure over the interval", "1.5"),

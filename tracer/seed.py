@@ -211,6 +211,7 @@ class Seeder:
             if not any(frame in _SERVING for frame in stack):
                 continue
             op = self._sleeping_op(task, pid, SIDE_SERVER)
+            op.at_work = 1
             op.group = next((g for g, tasks in blocked.items() if task in tasks), 0)
             if self._read_request(task, op) and self._exec_start(task) == before:
                 self._found.threads[pid] = op
@@ -414,17 +415,20 @@ class Seeder:
             rpc.peer = (ctypes.c_uint8 * 16)(*pack_peer(address))
 
 
-def insert(found: Found, maps: Mapping[str, int]) -> None:
-    """Put what was found into the maps, leaving alone what the programs have seen since."""
+def insert(found: Found, maps: Mapping[str, int]) -> int:
+    """Put what was found into the maps, leaving alone what the programs have seen since.
+
+    Return how many nfsd threads are among it that were at work.
+    """
     threads = ThreadTable(maps)
-    for op in found.threads.values():
-        threads.insert(bytes(op))
+    added = [op for op in found.threads.values() if threads.insert(bytes(op))]
     for task, rpc in found.rpcs.items():
         try:
             bpf.update(maps["rpcs"], struct.pack("<Q", task), bytes(rpc), only_new=True)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.E2BIG):
                 raise
+    return sum(bool(op.at_work) for op in added)
 
 
 def permission_listeners(proc: Path) -> Iterator[PermissionListener]:

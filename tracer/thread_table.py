@@ -40,17 +40,17 @@ class ThreadTable:
         slot = bpf.lookup(self._threads, record[At.op_tid : At.op_tid + 4], 4)
         return None if slot is None else bpf.lookup(self._ops, slot, _RECORD_BYTES)
 
-    def insert(self, record: bytes) -> None:
-        """Add the record of a thread, unless the programs have made one since.
+    def insert(self, record: bytes) -> bool:
+        """Add the record of a thread; return whether that was done.
 
-        Raises OSError; one for which there is no room is left out.
+        Not if the programs have made one since, or there is no room. Raises OSError.
         """
         tid = record[At.op_tid : At.op_tid + 4]
         if bpf.lookup(self._threads, tid, 4) is not None:
-            return
+            return False
         slot = bpf.pop(self._spare, 4)
         if slot is None:
-            return
+            return False
         bpf.update(self._ops, slot, record)
         # From here on its thread finds it and makes no other.
         self._set_place(tid, slot)
@@ -61,6 +61,8 @@ class ThreadTable:
                 raise
             self._set_place(tid, bpf.lookup(self._threads, tid, 4) or slot)
             bpf.push_all(self._spare, [slot])
+            return False
+        return True
 
     def _set_place(self, tid: bytes, slot: bytes) -> None:
         number = U32.unpack(tid)[0]

@@ -19,7 +19,7 @@ JSON payloads::
     ASKED  [{"pid", "start_ns", "kind", "what"}, ..]  processes that the kernel asks
     MARKS  [{"pid", "start_ns", "group": int|null, "marks": str, "blocked": int|null}, ..]; no
            marks: ""
-    SAMPLE {"mono_ns", "files": {"/proc/stat": "<text>", ..}}
+    SAMPLE {"mono_ns", "files": {"/proc/stat": "<text>", ..}, "nfsd": {..} or null}
     NOTE   {"mono_ns", "name", "text"}
     TICK   {"mono_ns", "intervals", "losses": {name: n}, "overhead": {name: value}}
     END    {"mono_ns", "reason"}

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Set
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence, Set
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from conftest import Guests
 from recording import IDLE, lost, recording, undone, until
 
-MOUNT = "/tmp/counted"
+# Where the work is done; a variable of its shell.
+MOUNT = "$COUNTED"
+# Each version asks an address of the server's own, by which it is told apart. Not 4.2: a client
+# takes several addresses of a server for one, which that of the lab's own mount is.
+ADDRESS = {vers: f"${{SERVER%.*}}.{100 + n}" for n, vers in enumerate(("3", "4.0", "4.1"))}
+ADDRESS["4.2"] = "$SERVER"
 WORK_SECONDS = 300.0
 # Every command asks the server for something else than the one before.
 _ANY = f"""
@@ -60,7 +66,7 @@ rm f g
 cd /
 rmdir {MOUNT}/more
 """
-WORK = {"3": _ANY, "4.0": _ANY, "4.1": _ANY, "4.2": _ANY + _42}
+WORK = {"3": [_ANY], "4.0": [_ANY], "4.1": [_ANY], "4.2": [_ANY, _42]}
 # So many different operations it must ask for; NFSv3 has 22 in all.
 LEAST = {"3": 19, "4.0": 20, "4.1": 20, "4.2": 20}
 # Not of the mount but of the lease, at times of its own.
@@ -69,8 +75,13 @@ BACKGROUND = {"SEQUENCE", "RENEW"}
 NOENT = 2
 # Of the programs beside NFSv3, for which there are no mountstats.
 BESIDE = {"MOUNT", "LOCK", "UNLOCK", "TEST", "MONITOR", "SET", "UNSET", "GETPORT", "GETACL", "NULL"}
-# Of one mount in mountstats: where it is, and its operations.
-STATS = r"^device \S+ mounted on (\S+) with fstype nfs.*?per-op statistics\n(.*?)(?=^device |\Z)"
+# Of them, what the lock manager is asked for.
+NLM = ("LOCK", "UNLOCK", "TEST")
+# Of one mount in mountstats: its server, where it is, and its operations.
+STATS = (
+    r"^device (\S+):\S+ mounted on (\S+) with fstype nfs.*?per-op statistics\n"
+    r"(.*?)(?=^device |\Z)"
+)
 # By number, as the RFCs 1813, 7862 and 8276 have them.
 NFS3 = """
     NULL GETATTR SETATTR LOOKUP ACCESS READLINK READ WRITE CREATE MKDIR SYMLINK MKNOD REMOVE RMDIR
@@ -89,98 +100,140 @@ NFS4 = """
 """
 
 
-def mountstats(lab: Guests) -> Counter[str]:
-    """How often the client has sent each operation over any of its mounts, as the kernel counts.
+def mountstats(lab: Guests) -> dict[str, Counter[str]]:
+    """How often the client has sent each operation to each address, as the kernel counts.
 
-    Of all, since one is not quiet when nobody uses it: it returns delegations after a while.
-    Mounts of one superblock have the same counters.
+    Over any of its mounts, since one is not quiet when nobody uses it: it returns delegations
+    after a while. Mounts of one superblock have the same counters.
     """
     until(lab, "client", IDLE)
     mounts = map(str.split, lab.exec("client", "cat /proc/self/mountinfo").stdout.splitlines())
     superblock = {where: device for _, _, device, _, where, *_ in mounts}
     text = lab.exec("client", "cat /proc/self/mountstats").stdout
     counts = {
-        superblock[where]: {op: int(count) for op, count in re.findall(r"(\w+): (\d+)", per_op)}
-        for where, per_op in re.findall(STATS, text, re.MULTILINE | re.DOTALL)
+        (server, superblock[where]): re.findall(r"(\w+): (\d+)", per_op)
+        for server, where, per_op in re.findall(STATS, text, re.MULTILINE | re.DOTALL)
     }
-    return sum(map(Counter, counts.values()), Counter[str]())
+    sent: dict[str, Counter[str]] = {server: Counter() for server, _ in counts}
+    for (server, _), per_op in counts.items():
+        sent[server] += Counter({op: int(count) for op, count in per_op})
+    return sent
 
 
-def nfsd_stats(lab: Guests, vers: str) -> Counter[str]:
-    """How often nfsd has executed each operation, as the kernel counts."""
+def nfsd_stats(lab: Guests) -> dict[str, Counter[str]]:
+    """How often nfsd has executed each operation, as the kernel counts, by our layer of it.
+
+    Those of NFSv3 are RPCs; of NFSv4 it has one count for all minor versions.
+    """
     text = lab.exec("server", "cat /proc/net/rpc/nfsd").stdout
-    line, names = ("proc3", NFS3) if vers == "3" else ("proc4ops", NFS4)
-    (numbers,) = re.findall(rf"^{line} \d+ (.*)$", text, re.MULTILINE)
-    counts = [int(number) for number in numbers.split()]
-    return Counter({op: n for op, n in zip(names.split(), counts, strict=False) if n})
+    stats = {}
+    for layer, line, names in (("rpc", "proc3", NFS3), ("nfs", "proc4ops", NFS4)):
+        (numbers,) = re.findall(rf"^{line} \d+ (.*)$", text, re.MULTILINE)
+        counts = [int(number) for number in numbers.split()]
+        stats[layer] = Counter({op: n for op, n in zip(names.split(), counts, strict=False) if n})
+    return stats
 
 
-def recorded(document: dict[str, Any], side: str, layer: str) -> Counter[str]:
+def recorded(capture: Path, side: str, layer: str, peer: str | None = None) -> Counter[str]:
     """How often we have seen each operation."""
-    rows = [r for r in document["latency"] if (r["side"], r["layer"]) == (side, layer)]
-    return Counter({row["op"]: row["count"] for row in rows})
+    counts = Counter[str]()
+    for row in pq.read_table(capture / "latency").to_pylist():
+        if (row["side"], row["layer"]) == (side, layer) and peer in (None, row["peer"]):
+            counts[row["op"]] += row["count"]
+    return counts
 
 
-def compare(lab: Guests, tmp_path: Path, vers: str, *works: str) -> Counter[str]:
-    """Records both guests while shell runs on a mount; what it has asked for, counted.
+def mounted(lab: Guests, vers: str, address: str) -> AbstractContextManager[None]:
+    """The export once more, with counters of its own, at ``folder(vers)``."""
+    mount = f"mkdir -p {folder(vers)}; mount -o vers={vers} {address}:$EXPORT {folder(vers)}"
+    return undone(lab, "client", mount, f"umount {folder(vers)}")
+
+
+def folder(vers: str) -> str:
+    return f"/tmp/counted-{vers}"
+
+
+def has_address(lab: Guests, address: str) -> AbstractContextManager[None]:
+    """One address more of the server."""
+    of = f"{address}/24 dev eth0"
+    return undone(lab, "server", f"ip addr add {of}", f"ip addr del {of}")
+
+
+def compare(
+    lab: Guests, tmp_path: Path, works: Mapping[str, Sequence[str]]
+) -> dict[str, Counter[str]]:
+    """Records both guests while shell runs on mounts; what each version has asked for, counted.
 
     What is sent while recording starts or ends may be recorded or not.
     """
-    # The export once more, with counters of its own.
-    mount = f"mkdir -p {MOUNT}; mount -o vers={vers} $SERVER:$EXPORT {MOUNT}"
-    mounted = undone(lab, "client", mount, f"umount {MOUNT}")
+    addresses = {vers: lab.exec("client", f"echo {ADDRESS[vers]}").stdout.strip() for vers in works}
     with ExitStack() as stack:
-        # A mount of NFSv4 begins with others, of the folders above, which have no mountstats left.
-        if vers != "3":
-            stack.enter_context(mounted)
-        first = mountstats(lab), nfsd_stats(lab, vers)
+        for vers, address in addresses.items():
+            if ADDRESS[vers] != "$SERVER":
+                stack.enter_context(has_address(lab, address))
+            # A mount of NFSv4 begins with others, of the folders above, which have no
+            # mountstats left.
+            if vers != "3":
+                stack.enter_context(mounted(lab, vers, address))
+        first = mountstats(lab), nfsd_stats(lab)
         client, server = (
             stack.enter_context(recording(lab, guest, f"/var/tmp/counts-{guest}", ready=False))
             for guest in ("client", "server")
         )
         client.await_ready()
         server.await_ready()
-        begun = mountstats(lab), nfsd_stats(lab, vers)
-        if vers == "3":
-            stack.enter_context(mounted)
-        for work in works:
-            lab.exec("client", work, timeout=WORK_SECONDS)
-        done = mountstats(lab), nfsd_stats(lab, vers)
+        begun = mountstats(lab), nfsd_stats(lab)
+        if "3" in works:
+            stack.enter_context(mounted(lab, "3", addresses["3"]))
+        for vers, shells in works.items():
+            for shell in shells:
+                lab.exec("client", f"COUNTED={folder(vers)}\n{shell}", timeout=WORK_SECONDS)
+        done = mountstats(lab), nfsd_stats(lab)
         assert (client.end(), server.end()) == (0, 0), client.said() + server.said()
-        last = mountstats(lab), nfsd_stats(lab, vers)
+        last = mountstats(lab), nfsd_stats(lab)
 
-    sent, served = (after - before for after, before in zip(done, begun, strict=True))
-    most_sent, most_served = (after - before for after, before in zip(last, first, strict=True))
-    others = BACKGROUND | (BESIDE if vers == "3" else set())
-
-    document = whole(client.report(tmp_path))
-    counted = recorded(document, "client", "rpc")
-    assert counted.keys() - last[0].keys() <= BESIDE | BACKGROUND
-    check(document, counted, sent, most_sent, last[0].keys() - others)
+    locks = {}
+    missed = whole(client.report(tmp_path))["losses"].get("missed_event", 0)
+    asked = {}
+    for vers, address in addresses.items():
+        sent, most = (
+            after[0].get(address, Counter()) - before[0].get(address, Counter())
+            for after, before in ((done, begun), (last, first))
+        )
+        others = BACKGROUND | (BESIDE if vers == "3" else set())
+        counted = recorded(tmp_path / client.name, "client", "rpc", address)
+        assert counted.keys() - last[0][address].keys() <= BESIDE | BACKGROUND
+        check(counted, sent, most, last[0][address].keys() - others, missed)
+        asked[vers] = Counter({op: count for op, count in sent.items() if op not in others})
+        if vers == "3":
+            assert counted["MOUNT"] == 1 or missed
+            locks = {op: counted[op] for op in NLM}
 
     document = whole(server.report(tmp_path))
+    missed = document["losses"].get("missed_event", 0)
     refused = {row["status"] for row in document["counts"] if row["kind"] == "status"}
     assert NOENT in refused
-    counted = recorded(document, "server", "rpc" if vers == "3" else "nfs")
-    check(document, counted, served, most_served, most_served.keys() - BACKGROUND - {"NULL"})
-    return Counter({op: count for op, count in sent.items() if op not in others})
+    for layer in {"rpc" if vers == "3" else "nfs" for vers in works}:
+        served, most = done[1][layer] - begun[1][layer], last[1][layer] - first[1][layer]
+        counted = recorded(tmp_path / server.name, "server", layer)
+        check(counted, served, most, most.keys() - BACKGROUND - {"NULL"}, missed)
+        if layer == "rpc":
+            # Nobody else counts these: but what the one asked for the other was asked for.
+            assert missed or all(locks.values())
+            assert missed or locks == {op: counted[op] for op in NLM}
+    return asked
 
 
 def check(
-    document: dict[str, Any],
-    counted: Counter[str],
-    least: Counter[str],
-    most: Counter[str],
-    ops: Set[str],
+    counted: Counter[str], least: Counter[str], most: Counter[str], ops: Set[str], missed: int
 ) -> None:
     """Counts are equal, but for events that the kernel did not let us see and that we counted.
 
     Such an event hides a COMPOUND at most, in which an operation stands twice at most.
     """
-    missed = document["losses"].get("missed_event", 0)
     apart = (least - counted) + (counted - most)
     apart = Counter({op: count for op, count in apart.items() if op in ops})
-    assert all(count <= 2 * missed for count in apart.values()), (apart, document["losses"])
+    assert all(count <= 2 * missed for count in apart.values()), (apart, missed)
 
 
 def whole(reported: tuple[int, dict[str, Any]]) -> dict[str, Any]:

@@ -128,8 +128,9 @@ def test_many_clients_and_a_server_that_restarts(
     def ask(addresses: list[str]) -> None:
         lab.exec("client", f"python3 -c '{ASK}' {NET}.255.1 {' '.join(addresses)}")
 
-    with recording(lab, "server", "/var/tmp/clients") as running:
+    with recording(lab, "server", "/var/tmp/clients", "--threshold 1ms") as running:
         ask(ADDRESSES)
+        lab.exec("client", f"echo > $MOUNT/{NAME}; cat $MOUNT/{NAME}; rm $MOUNT/{NAME}")
         # We hold the module: its tracepoints are in use.
         assert lab.exec("server", "modprobe -r nfsd", check=False).returncode != 0
         lab.exec("server", "rpc.nfsd 0")
@@ -150,3 +151,8 @@ def test_many_clients_and_a_server_that_restarts(
         if (row["layer"], row["op"]) == ("rpc", "NULL") and row["peer"].startswith(f"{NET}."):
             asked[row["peer"]] += row["count"]
     assert asked == Counter(ADDRESSES) + Counter(ADDRESSES[:3])
+
+    # A file's name is kept as it is, and shown so that it harms nobody.
+    (capture,) = read_captures([tmp_path / "clients"])
+    assert f"/{COMM}" in {op.file for op in capture.operations}
+    assert all(line.isprintable() for line in report_text(tmp_path / "clients").split("\n"))

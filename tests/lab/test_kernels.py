@@ -13,7 +13,7 @@ from counting import LEAST, WORK, compare
 from lablib import kernels, runner, scenario
 from lablib.kernels import Kernel
 from lablib.runner import Request
-from recording import recording, report
+from recording import recording, report, undone
 
 ENABLED = [kernel for kernel in kernels.matrix() if kernel.enabled]
 # The default kernel's incident is test_incident.py's.
@@ -39,6 +39,20 @@ def lacks(kernel: Kernel) -> dict[str, set[str]]:
 def missed(document: dict[str, Any]) -> dict[str, set[str]]:
     """What was not attached on each host; a host has the name of its side."""
     return {host["host"]: set(host["probes_missing"]) for host in document["hosts"]}
+
+
+def check_both_sides(lab: Guests, tmp_path: Path, kernel: Kernel) -> None:
+    """All programs of a host that is server and client load and attach, triggered or not."""
+    load, unload = "modprobe -a nfs nfsv3 nfsv4", "modprobe -r nfsv4 nfsv3 nfs"
+    # Our programs are gone a moment after we are.
+    with (
+        undone(lab, "server", load, f"until {unload}; do sleep 0.1; done"),
+        recording(lab, "server", "/var/tmp/both", "--side both") as running,
+    ):
+        assert running.end() == 0, running.said()
+    _, document = running.report(tmp_path)
+    assert document["hosts"][0]["side"] == ["server", "client"]
+    assert missed(document) == {"server": set.union(*lacks(kernel).values())}
 
 
 @pytest.fixture(scope="module", params=OTHERS, ids=lambda kernel: str(kernel.name))
@@ -84,16 +98,24 @@ def test_lacks_exactly_what_is_listed(kernel: Kernel, outcome: dict[str, Any]) -
     assert missed(outcome["report"]) == lacks(kernel)
 
 
+def test_both_sides_fit_into_one_recording(kernel: Kernel, guests: Guests, tmp_path: Path) -> None:
+    check_both_sides(guests, tmp_path, kernel)
+
+
 def test_calls_and_rpcs_are_counted(outcome: dict[str, Any]) -> None:
     seen = {(row["side"], row["layer"]) for row in outcome["report"]["latency"]}
     assert {("server", "rpc"), ("client", "rpc"), ("client", "vfs")} <= seen
 
 
-@pytest.mark.parametrize("vers", ["3", "4.2"])
-def test_counts_equal_the_kernels_own(guests: Guests, tmp_path: Path, vers: str) -> None:
+def test_counts_equal_the_kernels_own(kernel: Kernel, guests: Guests, tmp_path: Path) -> None:
     # Redis of the incident goes on, and with it what is asked of the server.
     guests.exec("client", "pkill -x redis-server", check=False)
-    assert len(compare(guests, tmp_path, vers, WORK[vers])) >= LEAST[vers]
+    for vers in kernel.without_versions:
+        done = guests.exec("client", f"mount -o vers={vers} $SERVER:$EXPORT /mnt", check=False)
+        assert "Protocol not supported" in done.stderr
+    works = {vers: work for vers, work in WORK.items() if vers not in kernel.without_versions}
+    for vers, asked in compare(guests, tmp_path, works).items():
+        assert len(asked) >= LEAST[vers]
 
 
 def test_default_kernel_lacks_exactly_what_is_listed(lab: Guests, tmp_path: Path) -> None:
@@ -104,6 +126,7 @@ def test_default_kernel_lacks_exactly_what_is_listed(lab: Guests, tmp_path: Path
         captures.append(lab.fetch(guest, running.folder, tmp_path / guest))
     _, document = report(*captures)
     assert missed(document) == lacks(kernels.choose(None))
+    check_both_sides(lab, tmp_path, kernels.choose(None))
 
 
 def test_every_degradation_has_its_reason() -> None:

@@ -14,6 +14,7 @@ import wire
 from conftest import Boot, Guests, shared_lab
 from recording import IDLE, recording, undone, until
 
+from tracer.blame.ledger import Ledger
 from tracer.model import HostCapture, Operation
 from tracer.reader import read_captures
 
@@ -306,6 +307,17 @@ def test_an_rpc_sent_again_later_is_another(truth: Truth) -> None:
     assert (again.process, again.comm) == (refused.process, refused.comm)
     assert refused.end_mono_us <= again.begin_mono_us <= refused.end_mono_us + HELD_US
     assert again.wall_us == pytest.approx(truth.rpcs[again.xid or 0].execute_us, abs=2)
+    assert (refused.status_before, again.status_before) == (None, refused.status)
+
+    # The caller's time is put down to the pause, and not to the slot that it had no use for.
+    (flush,) = [
+        op
+        for op in operations(truth.client, "vfs")
+        if op.process == again.process and op.wall_us >= LATER_US
+    ]
+    bill = Ledger([truth.client]).bill(0, flush)
+    paused = sum(us for charge, us in bill.items() if charge.cause == "delay")
+    assert paused == pytest.approx(LATER_US, rel=0.05)
 
 
 def test_remote_is_what_the_wire_says(truth: Truth) -> None:
@@ -334,6 +346,26 @@ def test_a_server_takes_what_the_wire_says(truth: Truth) -> None:
     # Those that found no thread waited for one.
     queued = [op for op in operations(truth.server, "rpc") if (op.queue_us or 0) > HELD_US / 2]
     assert len(queued) >= FROZEN - 8
+
+
+def test_time_without_a_free_thread_is_counted(truth: Truth) -> None:
+    """All eight are held by the frozen filesystem at once; in the end none is at work."""
+
+    def figures(metric: str) -> list[float]:
+        return [one.value for one in truth.server.samples if one.metric == metric]
+
+    held = [op for op in operations(truth.server, "rpc") if op.wall_us > HELD_US]
+    took_up = sorted(op.begin_mono_us + (op.queue_us or 0) for op in held)
+    # From when the last of the first eight took its own up, to the first that was thawed.
+    all_held_us = min(op.end_mono_us for op in held) - took_up[7]
+    assert set(figures("threads")) == {8}
+    assert figures("busy")[-1] == 0
+    assert sum(figures("none_free_times")) >= 1
+    assert all_held_us >= HELD_US
+    # They then take up the others before any of them is free.
+    none_us = sum(figures("none_free_us"))
+    print(f"no thread free for {none_us:.0f} us, all held for {all_held_us} us")
+    assert 0 <= none_us - all_held_us <= HELD_US
 
 
 def test_phases_and_waits_add_up(truth: Truth) -> None:

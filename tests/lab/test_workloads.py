@@ -185,8 +185,8 @@ def lab(boot: Boot) -> Iterator[Guests]:
 
 
 def test_run_and_are_counted(lab: Guests, tmp_path: Path) -> None:
-    sent = compare(lab, tmp_path, "4.2", *(f"set -e{work}" for work in WORKS))
-    assert len(sent) >= 20
+    asked = compare(lab, tmp_path, {"4.2": [f"set -e{work}" for work in WORKS]})
+    assert len(asked["4.2"]) >= 20
     for guest in ("client", "server"):
         log = lab.exec(guest, "dmesg").stdout
         assert not [line for line in log.splitlines() if TROUBLE.search(line)]

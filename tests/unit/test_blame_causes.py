@@ -543,3 +543,35 @@ class TestAskedToWait:
         analysis = analyse(self.captures(-10008, *recalls))
         assert analysis.verdict.clear
         assert analysis.causes["delay"] == us(4)
+
+    @pytest.mark.parametrize(
+        ("status", "found"),
+        [
+            (-10013, {"grace": 5}),
+            (-10008, {"delay": 5}),
+            (-528, {"delay": 5}),
+            (-10052, {"delay": 5}),
+            # One that is sent again at once, and one that is not sent again.
+            (-5, {"slot": 5}),
+            (None, {"slot": 5}),
+        ],
+    )
+    def test_while_nobody_sleeps_but_the_rpc(self, status, found):
+        vfs = call(10, 16)
+        again = rpc(10, 16, parent_id=vfs.op_id, slot_us=us(5), remote_us=us(1))
+        again = replace(again, status_before=status)
+        seconds = found | {"remote": 1}
+        analysis = analyse([client([vfs, again])])
+        assert analysis.causes == {cause: us(time) for cause, time in seconds.items()}
+
+    def test_for_a_lock_of_nfsv3_by_a_server_that_waits_for_those_of_before(self):
+        asleep = (*SCHEDULE, "schedule_timeout", "nlmclnt_call", "nlmclnt_lock", "nlmclnt_proc")
+        vfs = call(10, 14, wait(10, 14, asleep), op="lock", peer=SERVER)
+        assert named(analyse([client([vfs])])) == [("host", SERVER, "grace")]
+
+    def test_no_longer_than_anyone_is_asked_to(self):
+        vfs = call(10, 31)
+        again = rpc(10, 31, parent_id=vfs.op_id, slot_us=us(20), remote_us=us(1))
+        again = replace(again, status_before=-10008)
+        analysis = analyse([client([vfs, again])])
+        assert analysis.causes == {"delay": us(15), "slot": us(5), "remote": us(1)}

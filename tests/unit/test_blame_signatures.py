@@ -148,6 +148,12 @@ STACKS = [
         "__schedule schedule schedule_timeout nfs4_delay nfs4_handle_exception nfs4_proc_open",
     ),
     ("client", "delay", "__schedule schedule schedule_timeout nfs4_handle_exception nfs4_proc_x"),
+    (
+        "client",
+        "grace",
+        "__schedule schedule schedule_timeout nlmclnt_call nlmclnt_lock nlmclnt_proc",
+    ),
+    ("client", "rpc", "__schedule schedule rpc_wait_bit_killable __wait_on_bit nlmclnt_call"),
     ("client", "lock", "__schedule schedule_timeout nfs4_retry_setlk nfs4_proc_lock do_setlk"),
     (
         "client",

@@ -15,6 +15,7 @@ from blame_cases import (
     REDIS,
     RPC_WAIT,
     SERVER,
+    START,
     UNLOCK,
     call,
     client,
@@ -283,6 +284,18 @@ def test_too_few_threads_are_a_setting():
     assert "Too few nfsd threads on server" in analysis.verdict.summary
     (first,) = analysis.verdict.culprits
     assert first.direct_us == first.stall_us > 0
+
+
+def test_time_without_a_free_thread_is_evidence_or_clears():
+    ops = [served(10, 20) for _ in range(8)] + [served(12, 20.001, queue=8)]
+    figures = [("none_free_us", 3e6), ("none_free_times", 2), ("none_free_us", 5e6)]
+    samples = [Sample(START, "nfsd", None, *figure) for figure in figures]
+    (first,) = analyse([server(ops, listeners=(), samples=samples)]).verdict.culprits
+    told = "no nfsd thread was free 2 times, for 8 s of 90 s in all, fast requests counted"
+    assert told in first.evidence
+    analysis = analyse([server([served(10, 20, held(10, 20))], samples=samples)])
+    suspects = {one.suspect: one.figures for one in analysis.verdict.cleared}
+    assert suspects["nfsd threads"].endswith(", none free for 8 s in all")
 
 
 def test_agent_on_the_client_is_named_there():

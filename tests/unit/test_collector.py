@@ -59,7 +59,7 @@ bpf.program_exists = lambda number: number != 3
 bpf.attach_raw_tracepoint = lambda *_: os.dup(0)
 pairs = [f"{name}{half}" for name in ("latency", "waits", "counts") for half in ("", 0, 1)]
 others = "threads ops places spare rpcs listeners held frozen ring lost procs stacks sleepers"
-names = [*pairs, *others.split(), "exported", "exported_bits", "foreign"]
+names = [*pairs, *others.split(), "exported", "exported_bits", "foreign", "crew", "crew_size"]
 maps = {name: number for number, name in enumerate(names)}
 def content(number):
     process, sums = ProcId(number, number, 0), bytes(LatencyVal(1, 2, 3))

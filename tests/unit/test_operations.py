@@ -132,7 +132,8 @@ def test_numbers_above_63_bits_keep_their_bits() -> None:
 
 
 def test_client_phases() -> None:
-    row = rpc_row(rpc(parent_id=42), NOW, 5, LOOK)
+    row = rpc_row(rpc(parent_id=42, before=-10008), NOW, 5, LOOK)
+    assert row["status_before"] == -10008
     assert phases(row, CLIENT_PHASES) == (50_000, 10_000, 2_590_000, 50_000)
     assert (row["wall_us"], row["parent_id"], row["transmits"]) == (2_700_000, 42, 1)
     assert (row["side"], row["layer"], row["op"], row["comm"]) == (

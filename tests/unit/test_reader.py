@@ -26,6 +26,7 @@ from builders import (
     op,
     op_in_flight,
     proc,
+    rpc,
     stream,
     wait,
 )
@@ -415,6 +416,14 @@ class TestMerging:
             (who, 999 * S // 1000, 1001 * S // 1000, 5),
             (who, 1002 * S // 1000, 1004 * S // 1000, 4),
         ]
+
+    def test_what_was_seen_at_all_and_of_an_rpc_that_was_sent_again(self, tmp_path: Path) -> None:
+        again = rpc(100, before=-10008)
+        path = capture(tmp_path / "capture", [interval(1, rpcs=[again], latencies=[latency()])])
+        (operation,) = only(path).operations
+        assert operation.status_before == -10008
+        (seen,) = only(path).recorded
+        assert (seen.side, seen.peer, seen.comm) == ("server", "10.9.0.2", None)
 
     def test_starts_known_to_10_ms_are_the_exact_ones_where_these_are_known(
         self, tmp_path: Path

@@ -31,6 +31,8 @@ TWINS = {
     "listener_rec": records.ListenerRec,
     "holder_rec": records.HolderRec,
     "held_rec": records.HeldRec,
+    "crew_rec": records.CrewRec,
+    "crew_size": records.CrewSize,
 }
 CONSTANTS = {
     "SIDE_SERVER": records.SIDE_SERVER,

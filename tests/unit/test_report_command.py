@@ -7,11 +7,12 @@ import sys
 from types import ModuleType
 
 import pytest
-from blame_cases import held, served, server
+from blame_cases import CLIENT, SERVER, call, client, held, served, server
 from click.testing import CliRunner
 
 from tracer.commands.report import command
 from tracer.errors import Exit
+from tracer.model import Recorded
 
 
 @pytest.fixture
@@ -60,6 +61,53 @@ def test_selection_that_is_nowhere_in_the_capture_is_usage(run):
     assert result.exit_code == Exit.USAGE
     assert "recorded were" in result.stderr
     assert "\x1b" not in result.stderr
+
+
+FAST = [
+    Recorded("client", "READ", "cat", 12, "/mnt/nfs", SERVER),
+    Recorded("client", "WRITE", "tee", 13, "/mnt/nfs", SERVER),
+    Recorded("server", "OP_GETATTR", None, None, "/srv/nfs", CLIENT),
+]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--process nobody",
+        "--process 14",
+        "--mount /mnt/other",
+        "--client 10.9.0.9",
+        "--op RENAME",
+        # Each is there, but not of one operation.
+        "--op WRITE --process cat",
+        "--process tee --client 10.9.0.2",
+    ],
+)
+def test_what_no_fast_operation_is_either_is_no_clear_verdict(run, options):
+    result = run(client([], recorded=FAST, addresses=()), *options.split())
+    assert (result.exit_code, result.stdout) == (Exit.USAGE, "")
+    assert options.split()[0] in result.stderr
+
+
+def test_a_capture_of_nothing_says_so(run):
+    result = run(client(), "--process", "cat")
+    assert result.exit_code == Exit.USAGE
+    assert "recorded were none" in result.stderr
+
+
+@pytest.mark.parametrize("options", ["--process cat", "--op getattr", "--op WRITE --process 13"])
+def test_fast_operations_alone_are_clear_and_it_says_which(run, options):
+    result = run(client([], recorded=FAST), *options.split(), "--format", "brief")
+    assert result.exit_code == Exit.DONE
+    assert f"Clear: no NFS operation with {options} took longer than 100 ms." in result.stdout
+
+
+def test_a_recorded_client_is_its_address_too(run):
+    slow = call(10, 14)
+    for name in ("client", CLIENT):
+        report = json.loads(run(client([slow]), "--client", name, "--format", "json").stdout)
+        assert report["stall"]["total_us"] == 4_000_000
+        assert report["only"] == {"client": name}
 
 
 def test_output_file(run, tmp_path):

@@ -116,3 +116,16 @@ def test_this_host() -> None:
 @given(st.dictionaries(st.sampled_from(SAMPLED), st.text(max_size=200)))
 def test_any_text_gives_figures_or_none(files: dict[str, str]) -> None:
     between(files, files)
+
+
+def test_nfsd_threads_are_as_of_now_and_their_times_of_the_interval() -> None:
+    old = {"threads": 8, "busy": 8, "none_free_us": 500, "none_free_times": 2}
+    new = {"threads": 16, "busy": 3, "none_free_us": 1500, "none_free_times": 2}
+    found = figures(parse(10 * S, {}, old), parse(11 * S, {}, new))
+    assert {figure.metric: figure.value for figure in found if figure.scope == "nfsd"} == {
+        "threads": 16,
+        "busy": 3,
+        "none_free_us": 1000,
+        "none_free_times": 0,
+    }
+    assert not figures(parse(10 * S, {}, old), parse(11 * S, {}, None))

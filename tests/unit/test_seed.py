@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tracer import calls, seed
 from tracer.kernel import bpf, offsets, tasks
 from tracer.kernel.memory import KernelMemory
-from tracer.records import NO_STACK, OP_BEGIN_UNKNOWN, SIDE_CLIENT, SIDE_SERVER, RpcRec
+from tracer.records import NO_STACK, OP_BEGIN_UNKNOWN, SIDE_CLIENT, SIDE_SERVER, OpRec, RpcRec
 
 # fdinfo as Linux 6.1 prints it.
 FILESYSTEM_MARK = (
@@ -559,8 +559,21 @@ def test_rpcs_that_the_programs_have_seen_since_are_left_alone(
 
     monkeypatch.setattr(bpf, "update", update)
     found = seed.Found([], {}, {n: RpcRec() for n in (1, 2, 3)})
-    seed.insert(found, THREADS | {"rpcs": 11})
+    assert seed.insert(found, THREADS | {"rpcs": 11}) == 0
     assert written == [(11, struct.pack("<Q", 1), len(bytes(RpcRec())), True)]
+
+
+def test_threads_at_work_are_counted_if_the_programs_have_not_seen_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = struct.pack("<I", 3)
+    monkeypatch.setattr(bpf, "update", lambda *_, **__: None)
+    monkeypatch.setattr(bpf, "pop", lambda *_: bytes(4))
+    monkeypatch.setattr(
+        bpf, "lookup", lambda fd, key, _: key if (fd, key) == (THREADS["threads"], there) else None
+    )
+    found = seed.Found([], {n: OpRec(tid=n, at_work=n > 1) for n in (1, 2, 3)}, {})
+    assert seed.insert(found, THREADS) == 1
 
 
 def test_any_other_trouble_with_the_maps_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,8 +77,7 @@ def test_there_is_room_for_all_and_low_numbers_go_first(kernel: Kernel, table: T
 
 def test_what_is_inserted_is_read_again(table: ThreadTable, kernel: Kernel) -> None:
     records = [bytes(OpRec(tid=tid)) for tid in (7, 7 + MAP_SIZES["MAX_PLACES"])]
-    for record in records:
-        table.insert(record)
+    assert [table.insert(record) for record in records] == [True, True]
     assert list(table.read()) == records
     assert [table.again(record) for record in records] == records
     # Both have one place: the younger's, and the older is found in `threads`.
@@ -89,14 +88,14 @@ def test_what_is_inserted_is_read_again(table: ThreadTable, kernel: Kernel) -> N
 
 def test_a_record_that_the_programs_made_is_left_alone(table: ThreadTable, kernel: Kernel) -> None:
     kernel.maps[MAPS["threads"]][number(7)] = number(5)
-    table.insert(bytes(OpRec(tid=7)))
+    assert not table.insert(bytes(OpRec(tid=7)))
     assert kernel.maps[MAPS["ops"]] == {}
     assert len(kernel.stack) == MAP_SIZES["MAX_THREADS"]
 
 
 def test_a_record_that_a_program_makes_meanwhile_wins(table: ThreadTable, kernel: Kernel) -> None:
     kernel.racing = number(7), number(5)
-    table.insert(bytes(OpRec(tid=7)))
+    assert not table.insert(bytes(OpRec(tid=7)))
     assert kernel.maps[MAPS["threads"]] == {number(7): number(5)}
     assert kernel.maps[MAPS["places"]] == {number(7): (5 << 32 | 7).to_bytes(8, "little")}
     assert len(kernel.stack) == MAP_SIZES["MAX_THREADS"]
@@ -104,7 +103,7 @@ def test_a_record_that_a_program_makes_meanwhile_wins(table: ThreadTable, kernel
 
 def test_without_room_nothing_is_inserted(table: ThreadTable, kernel: Kernel) -> None:
     kernel.stack.clear()
-    table.insert(bytes(OpRec(tid=7)))
+    assert not table.insert(bytes(OpRec(tid=7)))
     assert kernel.maps == {1: {}, 2: {}, 3: {}}
 
 

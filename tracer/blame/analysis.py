@@ -80,15 +80,16 @@ def analyse(captures: Sequence[HostCapture], only: Selection = EVERYTHING) -> An
 
     Raise NothingSelected if no recorded operation can be what ``only`` asks for.
     """
-    only.check(captures)
+    chosen = only.resolved(captures)
+    chosen.check(captures)
     ledger = Ledger(captures)
-    stalls = [stall for stall in counted(ledger) if only.takes(stall)]
+    stalls = [stall for stall in counted(ledger) if chosen.takes(stall)]
     return Analysis(
         captures=captures,
         threshold_us=min((capture.threshold_us for capture in captures), default=0),
         stalls=stalls,
         causes=causes_of(stalls),
-        verdict=verdict_of(ledger, stalls),
+        verdict=verdict_of(ledger, stalls, only.words()),
         ledger=_ledger_rows(ledger, stalls),
         latency=_latency(captures),
         losses=_losses(captures),

@@ -141,13 +141,14 @@ ABOUT: Final[Mapping[str, About]] = {
     "grace": About(
         "the server was restarted: it refuses requests, and clients tell it their state again",
         "replies with NFS4ERR_GRACE, or of a lost session by a server that its kernel log says "
-        "was started",
+        "was started; NFSv3: thread sleeps in nlmclnt_call",
         "grace periods that nobody ran into",
         "wait up to 90 s after the server's start",
     ),
     "delay": About(
         "the server asked to try again later, or has to be told the client's state again",
-        "thread sleeps in nfs4_delay, in the NFSv3 jukebox wait or in nfs4_wait_clnt_recover",
+        "thread sleeps in nfs4_delay, in the NFSv3 jukebox wait or in nfs4_wait_clnt_recover, or "
+        "an RPC that was refused waits to be sent again",
         "why the server asked",
         "look at the server's side of the same operations",
     ),

@@ -13,6 +13,7 @@ from typing import Final
 
 from tracer.blame.causes import OF_STORAGE
 from tracer.blame.charge import Culprit
+from tracer.blame.crew import none_free_us
 from tracer.blame.evidence import DirectWaits
 from tracer.blame.hosts import Host
 from tracer.blame.ledger import Ledger
@@ -145,9 +146,11 @@ def _threads(ledger: Ledger, index: int) -> Iterator[str]:
     capture = ledger.hosts[index].capture
     occupancy = ledger.occupancy(index)
     if capture.nfsd_threads and occupancy.most_busy < capture.nfsd_threads:
+        none_us = none_free_us(capture)
+        none = "" if none_us is None else f", none free for {human_us(none_us)} in all"
         yield (
             f"{capture.host}: at most {occupancy.most_busy} of {capture.nfsd_threads} "
-            "in slow operations at once"
+            f"in slow operations at once{none}"
         )
 
 

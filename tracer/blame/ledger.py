@@ -209,7 +209,10 @@ class Ledger:
         if finding.wait_class == "rpc":
             return self.remote.wait_mix(host, op, span)
         if finding.wait_class == "delay":
-            return {self._pause(host, op): 1.0}
+            said = {abs(rpc.status) for rpc in self.hosts[host].children(op) if rpc.status}
+            return {self._pause(host, op, said): 1.0}
+        if finding.wait_class == "grace":
+            return {_in_grace(self.hosts[host].server_address(op)): 1.0}
         if finding.wait_class == "unknown" and not span.wait.stack:
             # No stack: only an RPC of this very call can tell what it waited for.
             return self.remote.walk(host, op, span, [RpcPath(self.hosts[host].children(op))])
@@ -223,14 +226,20 @@ class Ledger:
             return None
         return Culprit("setting", f"CPU quota of {process.cgroup}", capture.host)
 
-    def _pause(self, host: int, op: Operation) -> Charge:
+    def pause_before(self, host: int, rpc: Operation) -> Charge | None:
+        """Return why an RPC that is sent again was not sent at once, None if it was."""
+        said = {abs(rpc.status_before or 0)}
+        if not said & (_ASKED_TO_WAIT | _FORGOTTEN | {_NFS4ERR_GRACE}):
+            return None
+        return self._pause(host, rpc, said)
+
+    def _pause(self, host: int, op: Operation, said: set[int]) -> Charge:
         """Return why the server asked the client to try again later, as far as it says so."""
-        said = {abs(rpc.status) for rpc in self.hosts[host].children(op) if rpc.status}
         address = self.hosts[host].server_address(op)
         server = self.join.server_at(host, address)
         restarted = server is not None and nfsd_restarted(self.hosts[server].capture)
         if _NFS4ERR_GRACE in said or (said & _FORGOTTEN and restarted):
-            return charge_to("grace", Culprit("host", address, address) if address else None)
+            return _in_grace(address)
         recalled_from = None if server is None else self._recalled_from(server)
         if said & _ASKED_TO_WAIT and server is not None and recalled_from is not None:
             client = self.join.client_at(server, recalled_from)
@@ -284,6 +293,10 @@ class Ledger:
         ]
         for _, op in sorted(locked, key=lambda one: one[0]):
             self._waits(host, op)
+
+
+def _in_grace(address: str | None) -> Charge:
+    return charge_to("grace", Culprit("host", address, address) if address else None)
 
 
 def _behind(link: Link, charge: Charge) -> Charge:

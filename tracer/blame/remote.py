@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 # Handing a request to the socket takes the thread's own time; longer is the network.
 _TINY_SEND_US: Final = 1000
 
+# The longest pause before an RPC that was refused is sent again: NFS4_POLL_RETRY_MAX. That of
+# NFSv3 is 5 s, NFS_JUKEBOX_RETRY_TIME.
+_LONGEST_PAUSE_US: Final = 15_000_000
+
 # Who has this part of the slots is whom those wait for who have none.
 _MOST: Final = 0.5
 
@@ -108,11 +112,24 @@ class Remote:
             elif phase.name == "send":
                 add(mix, self._send_mix(host, rpc, phase, lower, upper))
             elif phase.name == "slot":
-                add(mix, self._slot_mix(host, rpc, lower, upper))
+                add(mix, self._unsent_mix(host, rpc, lower, upper))
             elif phase.name == "wake":
                 add(mix, self._delay_mix(host, rpc, None, lower, upper, CPU))
             else:
                 add(mix, {UNKNOWN: upper - lower})
+        return mix
+
+    def _unsent_mix(self, host: int, rpc: Operation, start: int, end: int) -> Mix:
+        """Return what time without a slot went to: one that was refused pauses first."""
+        mix: Mix = {}
+        pause = self._ledger.pause_before(host, rpc)
+        if pause is not None:
+            paused = min(end, rpc.begin_mono_us + _LONGEST_PAUSE_US) - start
+            if paused > 0:
+                add(mix, {pause: paused})
+                start += paused
+        if start < end:
+            add(mix, self._slot_mix(host, rpc, start, end))
         return mix
 
     def _slot_mix(self, host: int, rpc: Operation, start: int, end: int) -> Mix:

@@ -102,6 +102,8 @@ SIGNATURES: Final = (
         side="client",
         innermost=True,
     ),
+    # nlm_wait_on_grace is inlined; nothing else sleeps in its caller itself.
+    Signature("grace", ("nlm_wait_on_grace", "nlmclnt_call"), side="client", innermost=True),
     # Another's byte-range lock: the client asks again and again until it is free.
     Signature(
         "lock",

@@ -55,11 +55,16 @@ def summary_of(
     by_cause: Mapping[str, int],
     threshold_us: int,
     direct: DirectWaits,
+    which: str = "",
 ) -> str:
-    """Return the verdict's first line; ``by_cause`` is the stall time, greatest first."""
+    """Return the verdict's first line; ``by_cause`` is the stall time, greatest first.
+
+    ``which``: the operations that were asked for, if not all were.
+    """
     total = sum(by_cause.values())
     if not total:
-        return f"Clear: no NFS operation took longer than {human_us(threshold_us)}."
+        of_these = f" with {which}" if which else ""
+        return f"Clear: no NFS operation{of_these} took longer than {human_us(threshold_us)}."
     stalls = f"{human_us(total)} of NFS stalls"
     if not culprits:
         parts = ", ".join(f"{percent(us / total)} {cause}" for cause, us in _top(by_cause, 3))

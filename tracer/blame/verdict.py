@@ -14,6 +14,7 @@ from tracer.blame.causes import ABOUT
 from tracer.blame.charge import Culprit, Link
 from tracer.blame.cleared import MIN_SHARE, Cleared, cleared, figures
 from tracer.blame.clients import clients_lines
+from tracer.blame.crew import crew_lines
 from tracer.blame.evidence import Direct, direct_waits, lines, taken_together
 from tracer.blame.kthreads import works_for
 from tracer.blame.ledger import Ledger
@@ -101,8 +102,8 @@ class Verdict:
     advice: tuple[str, ...]
 
 
-def verdict_of(ledger: Ledger, stalls: Sequence[Stall]) -> Verdict:
-    """Return the verdict on a set of stalls."""
+def verdict_of(ledger: Ledger, stalls: Sequence[Stall], which: str = "") -> Verdict:
+    """Return the verdict on a set of stalls; ``which``: what was asked of them, in words."""
     total = sum(stall.stall_us for stall in stalls)
     captures = [host.capture for host in ledger.hosts]
     programs = Programs(stalls, captures)
@@ -136,7 +137,7 @@ def verdict_of(ledger: Ledger, stalls: Sequence[Stall]) -> Verdict:
     named = [one for blamed in culprits for one in programs.members(blamed.culprit)]
     return Verdict(
         clear=not culprits,
-        summary=summary_of(culprits, by_cause, _threshold(captures), by_program),
+        summary=summary_of(culprits, by_cause, _threshold(captures), by_program, which),
         culprits=culprits,
         cleared=tuple(cleared(ledger, by_cause, named, direct)),
         advice=tuple(_advice(culprits)),
@@ -247,6 +248,8 @@ def _beside(key: Blame, ledger: Ledger, programs: Programs) -> Iterator[str]:
         yield from host.storage.evidence(culprit, cause)
         if culprit.kind in ("device", "setting") and cause in ("disk", "threads"):
             yield from clients_lines(ledger, index)
+        if cause == "threads":
+            yield from crew_lines(host.capture)
         if cause == "slot" and culprit.process:
             count, us = host.slots.total(culprit.process)
             yield f"{count} RPCs recorded for it had slots, {human_us(us)} in all"

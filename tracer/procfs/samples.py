@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 SECTOR_BYTES: Final = 512
+# Of nfsd: since recording began; the others are as of now.
+_SUMS: Final = frozenset({"none_free_us", "none_free_times"})
 _PARTITION: Final = re.compile(r"p?\d+$")
 
 
@@ -36,10 +38,11 @@ class Reading:
     disks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     nets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tcp: Mapping[str, int] = field(default_factory=dict)
+    nfsd: Mapping[str, int] = field(default_factory=dict)
 
 
-def parse(mono_ns: int, files: Mapping[str, str]) -> Reading:
-    """Return the reading in the texts of /proc, keyed by path."""
+def parse(mono_ns: int, files: Mapping[str, str], nfsd: Mapping[str, int] | None = None) -> Reading:
+    """Return the reading in the texts of /proc, keyed by path, and in the figures of nfsd."""
     stat = _words(files.get("/proc/stat", ""))
     return Reading(
         mono_ns=mono_ns,
@@ -58,6 +61,7 @@ def parse(mono_ns: int, files: Mapping[str, str]) -> Reading:
             **_pairs(files.get("/proc/net/snmp", ""), "Tcp:"),
             **_pairs(files.get("/proc/net/netstat", ""), "TcpExt:"),
         },
+        nfsd=nfsd or {},
     )
 
 
@@ -71,6 +75,7 @@ def figures(old: Reading, new: Reading) -> list[Figure]:
         *_disk_figures(old, new, seconds),
         *_net_figures(old, new, seconds),
         *_tcp_figures(old, new, seconds),
+        *_nfsd_figures(old, new),
     ]
 
 
@@ -128,6 +133,14 @@ def _tcp_figures(old: Reading, new: Reading, seconds: float) -> Iterator[Figure]
     ):
         if counter in old.tcp and new.tcp.get(counter, -1) >= old.tcp[counter]:
             yield Figure("tcp", None, metric, (new.tcp[counter] - old.tcp[counter]) / per)
+
+
+def _nfsd_figures(old: Reading, new: Reading) -> Iterator[Figure]:
+    for metric, value in new.nfsd.items():
+        if metric in _SUMS and metric in old.nfsd:
+            yield Figure("nfsd", None, metric, max(0, value - old.nfsd[metric]))
+        elif metric not in _SUMS:
+            yield Figure("nfsd", None, metric, value)
 
 
 def _secondary(name: str, disks: Mapping[str, object]) -> bool:

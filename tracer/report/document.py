@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from tracer.blame import Analysis
+from tracer.blame.crew import none_free_us
 from tracer.blame.kthreads import works_for
 from tracer.blame.names import name_of
 from tracer.blame.stalls import Stall
@@ -93,6 +94,7 @@ def _host(capture: HostCapture) -> Document:
         "end": utc(capture.end),
         "probes_missing": _missing(capture),
         "nfsd_threads": capture.nfsd_threads,
+        "no_thread_free_us": none_free_us(capture),
         "notes": [
             {"time": utc(one.ts), "name": one.name, "text": one.text} for one in notes(capture)
         ],

@@ -329,7 +329,7 @@ class _Interval:
 
     def _sample(self, payload: bytes) -> None:
         sample = json.loads(payload)
-        new = samples.parse(int(sample["mono_ns"]), sample["files"])
+        new = samples.parse(int(sample["mono_ns"]), sample["files"], sample.get("nfsd"))
         if self._memory.reading is not None:
             ts_us = self._memory.clock.wall_us(new.mono_ns)
             figures = samples.figures(self._memory.reading, new)

@@ -140,6 +140,7 @@ def rpc_row(rec: RpcRec, now_ns: int, ts_us: int, look: Lookups) -> Row:
         "layer": LAYERS[1],
         "parent_id": signed(rec.parent_id) or None,
         "transmits": rec.transmits,
+        "status_before": rec.before or None,
         "writer_pid": rec.writer.tgid or None,
         "writer_start_us": rec.writer.start_ns // 1000 if rec.writer.tgid else None,
         **_phases(

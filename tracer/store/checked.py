@@ -22,7 +22,10 @@ _MOST_SUM: Final = float(1 << 62)
 _TIMES: Final = (946_684_800_000_000, 7_258_118_400_000_000)  # 2000 to 2200, microseconds
 
 # Columns whose numbers are names or may be negative.
-_ANY_NUMBER: Final = ("op_id", "parent_id", "stack_id", "waker_stack_id", "status")
+_ANY_NUMBER: Final = (
+    *("op_id", "parent_id", "stack_id", "waker_stack_id"),
+    *("status", "status_before"),
+)
 _HIGHEST: Final = {"bucket": bucket_of((1 << 64) - 1), "xid": (1 << 32) - 1}
 _WORDS: Final = {
     ("latency", "side"): SIDES,

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, cast
 
 import pyarrow as pa
 
-from tracer.model import LatencyRow, ProcessKey, Side, Syncs
+from tracer.model import LatencyRow, ProcessKey, Recorded, Side, Syncs
 from tracer.store.arrow import pc
 from tracer.store.footer import Footer
 
@@ -41,6 +41,12 @@ def histograms(table: pa.Table) -> list[LatencyRow]:
         )
         for key in sorted(counts)
     ]
+
+
+def recorded(table: pa.Table) -> list[Recorded]:
+    """Return who did what."""
+    names = ["side", "op", "comm", "pid", "mount", "peer"]
+    return [Recorded(**row) for row in table.group_by(names).aggregate([]).to_pylist()]
 
 
 def answered(table: pa.Table, footer: Footer) -> list[tuple[int, int, int]]:

@@ -113,6 +113,7 @@ def _host_capture(segments: Sequence[Segment], recording: set[str]) -> HostCaptu
         disk_use=list(_disk_use(tables["disk_use"], keys)),
         journal_use=list(_journal_use(tables["journal_use"], keys)),
         latency=latency.histograms(tables["latency"]),
+        recorded=latency.recorded(tables["latency"]),
         syncs=latency.syncs(tables["latency"], last[-1], keys),
         answered=latency.answered(tables["latency"], last[-1]),
         counts=_counts(tables["counts"]),

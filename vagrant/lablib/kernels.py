@@ -28,6 +28,8 @@ class Kernel:
     # Lines of sources.list, where the release's usual ones will not do.
     sources: tuple[str, ...] = ()
     degradations: tuple["Degradation", ...] = ()
+    # Of NFS, that its client is built without.
+    without_versions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
