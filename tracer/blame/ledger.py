@@ -50,6 +50,7 @@ from tracer.blame.network import is_at_fault
 from tracer.blame.occupancy import FastWaits, Occupancy
 from tracer.blame.paths import RpcPath
 from tracer.blame.remote import Remote
+from tracer.blame.replies import Replies, charge_for
 from tracer.model import HostCapture, Operation, Wait
 
 # How far lock holders are followed: each step is one more operation to look into.
@@ -74,6 +75,7 @@ class Ledger:
         self.hosts = [Host(capture) for capture in captures]
         self.join = Join(captures)
         self.remote = Remote(self)
+        self.replies = Replies(self.hosts, self.join)
         self._chains = Chains(self)
         self._bills: dict[int, Bill] = {}
         self._parts: dict[int, list[tuple[Span, Mix]]] = {}
@@ -193,7 +195,7 @@ class Ledger:
             if between is not None:
                 return between
         finding = self._finding(host, op, span)
-        elsewhere = self._remote_mix(host, op, span, finding) if op.layer == "vfs" else None
+        elsewhere = self._elsewhere(host, op, span, finding)
         if elsewhere is not None:
             return elsewhere
         if span.wait.kind == "throttled":
@@ -203,6 +205,13 @@ class Ledger:
         if finding.wait_class in OF_STORAGE:
             return self.hosts[host].storage.mix(op, span, finding.charge)
         return self._chains.behind(host, span, finding.charge)
+
+    def _elsewhere(self, host: int, op: Operation, span: Span, finding: Finding) -> Mix | None:
+        """Return what a wait for another host went to, None if it was for none."""
+        if op.layer == "vfs":
+            return self._remote_mix(host, op, span, finding)
+        receiver = self.replies.receiver(host, op, span.wait)
+        return None if receiver is None else {charge_for(receiver): 1.0}
 
     def _remote_mix(self, host: int, op: Operation, span: Span, finding: Finding) -> Mix | None:
         """Return what a client's wait for its server went to, None if it was for none."""
