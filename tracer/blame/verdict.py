@@ -19,6 +19,7 @@ from tracer.blame.kthreads import works_for
 from tracer.blame.ledger import Ledger
 from tracer.blame.middlemen import Middlemen
 from tracer.blame.names import executable
+from tracer.blame.queued import queue_lines
 from tracer.blame.stalls import Stall, Victim
 from tracer.blame.summary import summary_of
 from tracer.blame.units import human_us
@@ -255,6 +256,8 @@ def _beside(key: Blame, ledger: Ledger, programs: Programs) -> Iterator[str]:
         if host.capture.host != culprit.host:
             continue
         yield from host.storage.evidence(culprit, cause)
+        if cause == "threads":
+            yield from queue_lines(ledger, index)
         if culprit.kind in ("device", "setting") and cause in ("disk", "threads"):
             yield from clients_lines(ledger, index)
         if cause == "slot" and culprit.process:
