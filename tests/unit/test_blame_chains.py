@@ -265,3 +265,33 @@ def test_looking_for_whichever_comes_first() -> None:
     assert looked_for(POLL_WAIT, SOCKET_SEND) == "socket"
     assert looked_for(POLL_WAIT, FUTEX_WAKE) is None
     assert looked_for(SLEEP, SOCKET_SEND) is None
+
+
+@pytest.mark.parametrize(
+    ("other", "names"),
+    [
+        # Six workers that rename files of one folder: they have its lock and the CPUs in turn.
+        ("/opt/a/renamed", [("process", "renamed", "lock")]),
+        ("/opt/b/renamed", [("process", "renamed", "cpu")]),
+    ],
+)
+def test_workers_of_one_program_that_wait_for_each_others_cpu_are_one_holder(
+    other: str, names: list[tuple[str, str, str]]
+) -> None:
+    rows = (
+        Process(ENGINE, comm="renamed", exe="/opt/a/renamed"),
+        Process(OTHER, comm="renamed", exe=other),
+    )
+    locked = wait(1, 3, LOCK_WAIT, waker=ENGINE, waker_tid=ENGINE.pid, waker_stack=UNLOCK)
+    runs_meanwhile = wait(1, 2.9, (), kind="runnable", waker=OTHER)
+    analysis = analyse(
+        [
+            server(
+                [served(1, 3, locked, nfs_op="OP_CREATE")],
+                answers=(answer(1, 3, ENGINE, runs_meanwhile),),
+                processes=processes(*rows),
+                listeners=(),
+            )
+        ]
+    )
+    assert named(analysis)[:1] == names

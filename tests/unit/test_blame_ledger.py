@@ -38,7 +38,7 @@ from tracer.blame.charge import RUNNING, UNKNOWN, bill, split
 from tracer.blame.intervals import Stretch
 from tracer.blame.ledger import Ledger
 from tracer.blame.occupancy import Occupancy
-from tracer.model import IntervalWaits, Operation, ProcessKey, Wait
+from tracer.model import DiskUse, IntervalWaits, Operation, ProcessKey, Wait
 
 
 def causes(captures, op):
@@ -118,6 +118,35 @@ class TestQueue:
         assert charge.cause == "threads"
         assert charge.culprit is not None
         assert (charge.culprit.kind, charge.culprit.name) == ("setting", "nfsd threads")
+
+    def one_after_the_other(self, disk="vdb", took=0.08, **changes):
+        """One thread, on which each operation waits for a disk for most of its time."""
+        begins = [10 + number * took for number in range(20)]
+        ops = [
+            served(begin, begin + took, wait(begin, begin + took, IO_WAIT), disk=disk)
+            for begin in begins
+        ]
+        victim = served(10, begins[-1] + took, queue=20 * took - 0.001)
+        return server([*ops, victim], nfsd_threads=1, **changes), victim
+
+    def test_threads_that_wait_for_a_disk_one_after_the_other_are_too_few(self):
+        capture, victim = self.one_after_the_other()
+        assert causes([capture], victim) == {"threads": 1.599, "running": 0.001}
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            # Each is a stall by itself: more threads would wait as long.
+            {"took": 0.2},
+            # Nobody knows who else was on it.
+            {"disk": None},
+            # Another was.
+            {"disk_use": (DiskUse(AGENT, "vdb", us(10), us(11.6), 90, us(0.4)),)},
+        ],
+    )
+    def test_of_a_disk_that_is_slow_or_works_for_others_more_threads_make_no_other(self, changes):
+        capture, victim = self.one_after_the_other(**changes)
+        assert set(causes([capture], victim)) == {"disk", "running"}
 
     def test_fast_operations_count_by_their_sums(self):
         ops = [served(10, 20, held(10, 20)) for _ in range(7)]

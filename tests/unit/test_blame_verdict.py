@@ -284,6 +284,10 @@ def test_too_few_threads_are_a_setting():
     assert "Too few nfsd threads on server" in analysis.verdict.summary
     (first,) = analysis.verdict.culprits
     assert first.direct_us == first.stall_us > 0
+    assert (
+        "up to 1 request waited at once for one of 8 threads: 8 s on average, "
+        "to be at work for 1 ms"
+    ) in first.evidence
 
 
 def test_time_without_a_free_thread_is_evidence_or_clears():

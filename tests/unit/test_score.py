@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "vagrant"))
 
 from lablib import score
 from lablib.judge import judge
-from lablib.scenario import Expect
+from lablib.scenario import Also, Expect
 
 AGENT = Expect(
     cause="fanotify", culprit="scand", host="server", min_share=0.9, injected_us=3_000_000
@@ -45,6 +45,28 @@ def culprit(name="scand", **changes):
 )
 def test_grade(expect, culprits, grade):
     assert score.grade_of(outcome(expect, *culprits)) == grade
+
+
+@pytest.mark.parametrize(
+    ("also", "met"),
+    [
+        ([Also("lesserd", "fanotify", 0.2)], True),
+        ([Also("lesserd"), Also(cause="disk")], True),
+        ([Also(cause="disk"), Also("lesserd")], False),
+        ([Also("lesserd", "disk")], False),
+        ([Also("lesserd", min_share=0.3)], False),
+        ([Also("scand")], False),
+    ],
+)
+def test_further_culprits_are_expected_in_their_order(also, met):
+    found = [
+        culprit(share=0.6),
+        culprit("lesserd", share=0.25),
+        culprit("vdd", cause="disk", share=0.1),
+    ]
+    judged = outcome(Expect(culprit="scand", also=also), *found)
+    assert [miss.key for miss in judged.missed] == ([] if met else ["also"])
+    assert score.grade_of(judged) == ("right" if met else "off")
 
 
 def rows():

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from tracer.blame.causes import OF_STORAGE
 from tracer.blame.charge import Charge, Culprit, Link
-from tracer.blame.names import executable, is_interpreter
+from tracer.blame.programs import Program, program_of
 from tracer.blame.stalls import Stall, Victim
-from tracer.model import HostCapture, Process
+from tracer.model import HostCapture
 
 # What everyone waits for a little: it counts where an operation's wait for it is of this
 # part of the threshold, by itself.
@@ -49,7 +49,7 @@ class Programs:
             for charge, us in stall.bill.items():
                 if charge.culprit is not None:
                     times[charge.culprit] += us
-        programs = {one: _program(one, captures) for one, _ in times.most_common()}
+        programs = {one: program_of(one, captures) for one, _ in times.most_common()}
         paths = _paths(programs.values())
         groups: defaultdict[object, list[Culprit]] = defaultdict(list)
         for culprit, program in programs.items():
@@ -116,46 +116,18 @@ def _storage_causes(stalls: Iterable[Stall], programs: Programs) -> dict[Culprit
     return {culprit: causes.most_common(1)[0][0] for culprit, causes in times.items()}
 
 
-class _Program(NamedTuple):
-    """What all processes of a program have in common."""
-
-    host: str | None
-    name: str
-    cgroup: str | None
-    uid: int | None
-    exe: str
-
-
-def _program(culprit: Culprit, captures: Iterable[HostCapture]) -> _Program | None:
-    """Return what a culprit is a process of, None if unsure."""
-    process = _process(culprit, captures)
-    exe = executable(process) if process else None
-    # Two scripts may have nothing in common but their interpreter.
-    if process is None or exe is None or is_interpreter(culprit.name):
-        return None
-    return _Program(culprit.host, culprit.name, process.cgroup, process.uid, exe)
-
-
-def _paths(programs: Iterable[_Program | None]) -> Mapping[_Program, set[str]]:
+def _paths(programs: Iterable[Program | None]) -> Mapping[Program, set[str]]:
     """Return the paths of programs that are alike but for them, by the program without."""
-    found: defaultdict[_Program, set[str]] = defaultdict(set)
+    found: defaultdict[Program, set[str]] = defaultdict(set)
     for program in programs:
         if program is not None and "/" in program.exe:
             found[program._replace(exe="")].add(program.exe)
     return found
 
 
-def _with_path(program: _Program | None, paths: Mapping[_Program, set[str]]) -> _Program | None:
+def _with_path(program: Program | None, paths: Mapping[Program, set[str]]) -> Program | None:
     """Return a program with its path: of a process that ended at once only the name is known."""
     if program is None or "/" in program.exe:
         return program
     alike = paths.get(program._replace(exe=""), set())
     return program._replace(exe=next(iter(alike))) if len(alike) == 1 else program
-
-
-def _process(culprit: Culprit, captures: Iterable[HostCapture]) -> Process | None:
-    if culprit.process is None:
-        return None
-    of_host = (capture for capture in captures if capture.host == culprit.host)
-    found = (capture.processes.get(culprit.process) for capture in of_host)
-    return next((process for process in found if process), None)

@@ -169,8 +169,9 @@ ABOUT: Final[Mapping[str, About]] = {
     "network": About(
         "on the wire, or in a socket's buffer",
         "remote time minus the server's own and minus that in which a host had no CPU for its "
-        "packets; send time; sleeps in the TCP stack",
-        "which hop",
+        "packets; send time; sleeps in the TCP stack; a server's thread that cannot send a reply, "
+        "for its client takes none in",
+        "which hop; whether a client that takes nothing in is slow or its network is",
         "compare retransmits on both ends, then test the path with other traffic",
     ),
     "packet-filter": About(

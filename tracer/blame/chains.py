@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from tracer.blame.charge import Charge, Culprit, Link, Mix, add, filled
 from tracer.blame.intervals import Span, spans
 from tracer.blame.means import looked_for, means_of
+from tracer.blame.programs import Program, program_of
 from tracer.model import Operation
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class Chains:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._programs: dict[Culprit, Program | None] = {}
 
     def behind(self, host: int, span: Span, direct: Charge) -> Mix:
         """Return what a wait went to, given the charge to the process that it was for.
@@ -34,8 +36,26 @@ class Chains:
         answers = self._ledger.hosts[host].answers
         for piece in answers.during(culprit.process, span):
             for charge, us in self._ledger.window(host, *piece).items():
-                add(mix, {_further(direct, charge): us})
+                own = self._is_own(direct, charge)
+                add(mix, {direct if own else _further(direct, charge): us})
         return filled(mix, span.total_us, direct)
+
+    def _is_own(self, direct: Charge, charge: Charge) -> bool:
+        """Return whether a process that others wait for waits for its own program's doings.
+
+        Workers of a program that hold a lock in turn have its disk and CPUs in turn, too: those
+        who wait for the lock wait for the program, by the lock.
+        """
+        if charge.cause == direct.cause or direct.culprit is None or charge.culprit is None:
+            return False
+        program = self._program(direct.culprit)
+        return program is not None and program == self._program(charge.culprit)
+
+    def _program(self, culprit: Culprit) -> Program | None:
+        if culprit not in self._programs:
+            captures = (host.capture for host in self._ledger.hosts)
+            self._programs[culprit] = program_of(culprit, captures)
+        return self._programs[culprit]
 
     def between(self, host: int, op: Operation, span: Span) -> Mix | None:
         """Return what a process's wait for another process went to, None if it was for none."""

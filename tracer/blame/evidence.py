@@ -10,8 +10,8 @@ from operator import itemgetter
 from typing import Final
 
 from tracer.blame.charge import Culprit
-from tracer.blame.hosts import Host
 from tracer.blame.intervals import queue_spans, spans
+from tracer.blame.ledger import Ledger
 from tracer.blame.names import name_of
 from tracer.blame.signatures import bare
 from tracer.blame.units import human_us, utc
@@ -48,6 +48,7 @@ class Direct:
     files: Counter[str] = field(default_factory=Counter)
     unread_us: int = 0
     on_threads: list[tuple[int, int]] = field(default_factory=list)
+    threads: int | None = None
     packets: list[tuple[int, int]] = field(default_factory=list)
     ran_us: int = 0
     owners: set[str] = field(default_factory=set)
@@ -66,6 +67,7 @@ class Direct:
         self.files += other.files
         self.unread_us += other.unread_us
         self.on_threads += other.on_threads
+        self.threads = self.threads or other.threads
         self.packets += other.packets
         self.ran_us += other.ran_us
         self.owners |= other.owners
@@ -82,16 +84,17 @@ def taken_together(direct: DirectWaits, first: Callable[[Culprit], Culprit]) -> 
     return dict(found)
 
 
-def direct_waits(hosts: Iterable[Host]) -> DirectWaits:
+def direct_waits(ledger: Ledger) -> DirectWaits:
     """Return the waits on every proven culprit, keyed by culprit and cause."""
     found: defaultdict[tuple[Culprit, str], Direct] = defaultdict(Direct)
-    for host in hosts:
+    for index, host in enumerate(ledger.hosts):
         for op in host.capture.operations:
             for span in (*queue_spans(op), *spans(op)):
                 finding = host.suspects.finding(span.wait, op.side)
-                if finding.culprit is None:
+                culprit = finding.culprit or ledger.replies.receiver(index, op, span.wait)
+                if culprit is None:
                     continue
-                direct = found[finding.culprit, finding.wait_class]
+                direct = found[culprit, finding.wait_class]
                 wait = span.wait
                 if wait.kind == "held":
                     direct.packets.append((span.start, span.end))
@@ -103,7 +106,7 @@ def direct_waits(hosts: Iterable[Host]) -> DirectWaits:
                 direct.in_flight += wait.in_flight
                 direct.stacks[wait.stack] += span.total_us
                 direct.operations[op.nfs_op or op.op] += span.total_us
-                if wait.waker_stack and wait.waker == finding.culprit.process:
+                if wait.waker_stack and wait.waker == culprit.process:
                     direct.waker_stacks.add(wait.waker_stack)
                 if wait.owner:
                     direct.owners.add(wait.owner)
@@ -115,6 +118,7 @@ def direct_waits(hosts: Iterable[Host]) -> DirectWaits:
                     direct.files[op.file] += span.total_us
                 if op.side == "server" and op.layer != "kernel":
                     direct.on_threads.append((span.start, span.end))
+                    direct.threads = host.capture.nfsd_threads
     for direct in found.values():
         # Packets that were held at the same time held the connection once.
         direct.total_us += held_times(direct.packets, 1)[1]
@@ -138,8 +142,7 @@ def lines(
             out.append(_files_line(direct.files))
         if direct.in_flight:
             out.append(f"{_times(direct.in_flight, 'wait')} on it had not ended")
-        if capture is not None:
-            out += _threads_lines(capture, direct)
+        out += _threads_lines(direct)
     if capture is not None and direct is not None:
         out += _program_lines(capture, direct.owners)
     if capture is None or culprit.process is None:
@@ -216,10 +219,10 @@ def _files_line(files: Counter[str]) -> str:
     return f"files: {shown}{f' and {more} more' if more > 0 else ''}"
 
 
-def _threads_lines(capture: HostCapture, direct: Direct) -> Iterator[str]:
+def _threads_lines(direct: Direct) -> Iterator[str]:
     if not direct.on_threads:
         return
-    threads = capture.nfsd_threads
+    threads = direct.threads
     most, held = held_times(direct.on_threads, threads or 1)
     if threads and most >= threads:
         yield f"{threads} of {threads} nfsd threads were waiting for it for {human_us(held)}"

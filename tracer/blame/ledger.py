@@ -50,6 +50,7 @@ from tracer.blame.network import is_at_fault
 from tracer.blame.occupancy import FastWaits, Occupancy
 from tracer.blame.paths import RpcPath
 from tracer.blame.remote import Remote
+from tracer.blame.replies import Replies, charge_for
 from tracer.model import HostCapture, Operation, Wait
 
 # How far lock holders are followed: each step is one more operation to look into.
@@ -74,6 +75,7 @@ class Ledger:
         self.hosts = [Host(capture) for capture in captures]
         self.join = Join(captures)
         self.remote = Remote(self)
+        self.replies = Replies(self.hosts, self.join)
         self._chains = Chains(self)
         self._bills: dict[int, Bill] = {}
         self._parts: dict[int, list[tuple[Span, Mix]]] = {}
@@ -103,7 +105,7 @@ class Ledger:
             self._warm_up(host)
             self._occupancies[host] = Occupancy(
                 server.capture.nfsd_threads,
-                (self._served(host, op) for op in server.served),
+                (self._held(host, op) for op in server.served),
                 _fast_waits(server),
                 server.capture.host,
             )
@@ -161,13 +163,39 @@ class Ledger:
         """Return the operation's time on a thread, cut into stretches of constant mix."""
         if id(op) not in self._stretches:
             end = op.begin_mono_us + wall_us(op)
-            parts = self._waits(host, op)
-            lost = lost_us(op)
-            if lost:
-                span = Span(_LOST_WAIT, served_from(op), end, lost)
-                parts = [*parts, (span, {UNKNOWN: 1.0})]
+            parts = self._parts_of(host, op)
             self._stretches[id(op)] = stretches(served_from(op), end, parts)
         return self._stretches[id(op)]
+
+    def _parts_of(self, host: int, op: Operation) -> list[tuple[Span, Mix]]:
+        """Return the operation's waits with their mixes, those that were lost as well."""
+        parts = self._waits(host, op)
+        lost = lost_us(op)
+        if lost:
+            end = op.begin_mono_us + wall_us(op)
+            span = Span(_LOST_WAIT, served_from(op), end, lost)
+            parts = [*parts, (span, {UNKNOWN: 1.0})]
+        return parts
+
+    def _held(self, host: int, op: Operation) -> list[Stretch]:
+        """Return for what an operation's thread was not free for the next one.
+
+        One that is no stall by itself, and waits for a disk that has nobody else to work for,
+        is at its work: what waits for its thread meanwhile waits for a thread.
+        """
+        start, end = served_from(op), op.begin_mono_us + wall_us(op)
+        server = self.hosts[host]
+        if end - start >= server.capture.threshold_us:
+            return self._served(host, op)
+        parts = [
+            (span, {RUNNING: 1.0} if self._is_at_work(host, op, span) else mix)
+            for span, mix in self._parts_of(host, op)
+        ]
+        return stretches(start, end, parts)
+
+    def _is_at_work(self, host: int, op: Operation, span: Span) -> bool:
+        of_storage = self._finding(host, op, span).wait_class in OF_STORAGE
+        return of_storage and self.hosts[host].storage.is_free(op, span)
 
     def _waits(self, host: int, op: Operation) -> list[tuple[Span, Mix]]:
         """Return the operation's waits and what each of them went to."""
@@ -193,7 +221,7 @@ class Ledger:
             if between is not None:
                 return between
         finding = self._finding(host, op, span)
-        elsewhere = self._remote_mix(host, op, span, finding) if op.layer == "vfs" else None
+        elsewhere = self._elsewhere(host, op, span, finding)
         if elsewhere is not None:
             return elsewhere
         if span.wait.kind == "throttled":
@@ -203,6 +231,13 @@ class Ledger:
         if finding.wait_class in OF_STORAGE:
             return self.hosts[host].storage.mix(op, span, finding.charge)
         return self._chains.behind(host, span, finding.charge)
+
+    def _elsewhere(self, host: int, op: Operation, span: Span, finding: Finding) -> Mix | None:
+        """Return what a wait for another host went to, None if it was for none."""
+        if op.layer == "vfs":
+            return self._remote_mix(host, op, span, finding)
+        receiver = self.replies.receiver(host, op, span.wait)
+        return None if receiver is None else {charge_for(receiver): 1.0}
 
     def _remote_mix(self, host: int, op: Operation, span: Span, finding: Finding) -> Mix | None:
         """Return what a client's wait for its server went to, None if it was for none."""

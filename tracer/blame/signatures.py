@@ -38,6 +38,9 @@ class Signature:
     innermost: bool = False
 
 
+# What sends a server's replies.
+_SENDS: Final = ("svc_send", "svc_tcp_sendto", "svc_tcp_sendmsg", "svc_rdma_sendto")
+
 SIGNATURES: Final = (
     # From 6.6 every nfsd stack has svc_recv, so only the innermost frame tells idleness.
     Signature("idle", ("svc_recv", "svc_get_next_xprt", "svc_rqst_wait_for_work"), innermost=True),
@@ -208,9 +211,11 @@ SIGNATURES: Final = (
             "lock_sock_nested",
             "__lock_sock",
             "xs_tcp_*",
-            "svc_tcp_sendmsg",
         ),
     ),
+    # Replies of one connection go out one after the other: who waits for its mutex waits for
+    # the same client's network as who has it.
+    Signature("network", _SENDS, side="server"),
     Signature(
         "lock",
         (
@@ -409,6 +414,11 @@ def releases(cause: str, waker_stack: tuple[str, ...]) -> bool:
     if pattern is None or in_interrupt(waker_stack):
         return False
     return any(pattern.fullmatch(bare(frame)) for frame in waker_stack)
+
+
+def sends_reply(stack: tuple[str, ...]) -> bool:
+    """Return whether a server's thread waits to hand a reply to the network."""
+    return any(bare(frame) in _SENDS for frame in stack)
 
 
 def is_frozen_filesystem(stack: tuple[str, ...]) -> bool:

@@ -40,6 +40,17 @@ class Storage:
         self._devices = Devices(capture)
         self._sees_users = _sees_users(capture)
 
+    def is_free(self, op: Operation, span: Span) -> bool:
+        """Return whether nobody but NFS was on the disk that an operation waited for."""
+        disk = op.disk or self._users.main_disk(op.process, span.start, span.end)
+        if disk is None or not self._sees_users:
+            return False
+        shares = self._users.shares(disk, span.start, span.end)
+        others = sum(share for one, share in shares.items() if not self._is_journal(one))
+        filled = sum(self._fillers.shares(op.device, span.start, span.end).values())
+        asked = self._committers.others(op.mount, span.start, span.end)
+        return max(others, filled, asked) < _ALONE
+
     def mix(self, op: Operation, span: Span, rest: Charge) -> Mix:
         """Return what an operation's wait for disk or journal went to; ``rest``: if to nobody."""
         mix: Mix = {}
@@ -89,6 +100,10 @@ class Storage:
                 yield f"filled {blocks} blocks of the journal of {device}, in {handles} changes"
             for disk, (busy_us, requests) in self._users.totals(culprit.process).items():
                 yield f"{disk} worked {human_us(busy_us)} for it, on {requests} requests"
+
+    def _is_journal(self, process: ProcessKey | None) -> bool:
+        row = self._capture.processes.get(process) if process else None
+        return row is not None and is_journal(row)
 
     def _slow(self, device: str | None, disk: str | None, span: Span) -> Charge | None:
         """Return the charge to a disk or volume that was slow itself, None if none is known."""

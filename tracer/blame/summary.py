@@ -70,9 +70,10 @@ def summary_of(
         parts = ", ".join(f"{percent(us / total)} {cause}" for cause, us in _top(by_cause, 3))
         return f"Clear of culprits: {stalls}, but none could be shown to be behind them ({parts})."
     first = culprits[0]
-    did = _did(first, direct.get((first.culprit, first.cause)))
+    waits = direct.get((first.culprit, first.cause))
+    did = _did(first, waits)
     sentence = (
-        f"{_who(first)} caused {percent(first.share)} of {stalls}: "
+        f"{_who(first, waits)} caused {percent(first.share)} of {stalls}: "
         f"{did} while {_victims(first.victims)} waited"
     )
     rest = {cause: us for cause, us in by_cause.items() if cause != first.cause}
@@ -84,8 +85,10 @@ def summary_of(
     return sentence + "."
 
 
-def _who(blamed: Blamed) -> str:
+def _who(blamed: Blamed, direct: Direct | None) -> str:
     culprit = blamed.culprit
+    if blamed.cause == "network" and direct is not None:
+        return f"The NFS client {culprit.name}, or the network to it,"
     if blamed.cause in _AS:
         return f"{_AS[blamed.cause]} {culprit.name}"
     if culprit.kind == "host":
@@ -109,6 +112,8 @@ def _did(blamed: Blamed, direct: Direct | None) -> str:
         what = _accesses(direct) if direct else "file accesses"
         return f"it held {what} (fanotify)"
     did = _DID.get(blamed.cause, "it kept them waiting")
+    if blamed.cause == "network" and direct is not None:
+        did = "it did not take in the server's replies"
     if blamed.culprit.kind == "device":
         did = "it was slow with nobody on it but NFS"
     return f"{did} ({blamed.cause})"

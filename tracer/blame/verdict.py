@@ -20,6 +20,7 @@ from tracer.blame.kthreads import works_for
 from tracer.blame.ledger import Ledger
 from tracer.blame.middlemen import Middlemen
 from tracer.blame.names import executable
+from tracer.blame.queued import queue_lines
 from tracer.blame.stalls import Stall, Victim
 from tracer.blame.summary import summary_of
 from tracer.blame.units import human_us
@@ -42,6 +43,9 @@ _NOISE_SHARES: Final[Mapping[str, float]] = {
 }
 # A device has slow moments, too, and no one else is behind them.
 _DEVICE_SHARE: Final = 0.25
+
+# Replies to whoever asks for much wait a little to be sent.
+_RECEIVER_SHARE: Final = 0.1
 
 # A chain with less than this part of what a culprit accounts for does not tell how it did that.
 _LEAST_OF_CHAINS: Final = 0.01
@@ -108,16 +112,17 @@ def verdict_of(ledger: Ledger, stalls: Sequence[Stall], which: str = "") -> Verd
     captures = [host.capture for host in ledger.hosts]
     programs = Programs(stalls, captures)
     found = accounts(stalls, programs, _threshold(captures))
-    direct = direct_waits(ledger.hosts)
+    direct = direct_waits(ledger)
     by_program = taken_together(direct, programs.first)
     middlemen = Middlemen(ledger.hosts)
-    unshown = set() if ledger.network_is_at_fault else {"network"}
+    shown = (
+        item
+        for item in found.items()
+        if item[1].stall_us >= _least_us(item[0], total, item[0] in direct)
+        and (item[0][1] != "network" or item[0] in direct or ledger.network_is_at_fault)
+    )
     ranked = sorted(
-        (
-            item
-            for item in found.items()
-            if item[1].stall_us >= _least_us(item[0], total) and item[0][1] not in unshown
-        ),
+        shown,
         key=lambda item: (-item[1].stall_us, item[0][0].name, item[0][1]),
     )
     culprits = tuple(
@@ -160,10 +165,15 @@ def _capture_of(culprit: Culprit, captures: Iterable[HostCapture]) -> HostCaptur
     return next(iter(knowing or of_host), None)
 
 
-def _least_us(key: Blame, total_us: int) -> float:
-    """Return the stall time from which on a culprit is worth naming."""
+def _least_us(key: Blame, total_us: int, seen: bool) -> float:
+    """Return the stall time from which on a culprit is worth naming.
+
+    ``seen``: it stands in waits themselves, and is not just what was left over.
+    """
     culprit, cause = key
     share = _NOISE_SHARES.get(cause, _NOISE_SHARE)
+    if cause == "network" and seen:
+        share = _RECEIVER_SHARE
     if culprit.kind == "device":
         share = _DEVICE_SHARE
     return max(share * total_us, _NOISE_US)
@@ -228,7 +238,8 @@ def _product(culprit: Culprit, exe: str | None) -> str | None:
 
 def _direct_us(culprit: Culprit, cause: str, account: Account, direct: Direct | None) -> int:
     """Return how long was waited for a culprit itself, and not for who waited for it."""
-    links = 1 if culprit.kind in ("host", "device") else _LINKS.get(cause, 0)
+    of_host = culprit.kind in ("host", "device") and direct is None
+    links = 1 if of_host else _LINKS.get(cause, 0)
     if links:
         return sum(us for chain, us in account.chains.items() if len(chain) == links)
     return direct.total_us if direct else 0
@@ -246,6 +257,8 @@ def _beside(key: Blame, ledger: Ledger, programs: Programs) -> Iterator[str]:
         if host.capture.host != culprit.host:
             continue
         yield from host.storage.evidence(culprit, cause)
+        if cause == "threads":
+            yield from queue_lines(ledger, index)
         if culprit.kind in ("device", "setting") and cause in ("disk", "threads"):
             yield from clients_lines(ledger, index)
         if cause == "threads":

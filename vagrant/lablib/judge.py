@@ -4,7 +4,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lablib.scenario import Expect
+from lablib.scenario import Also, Expect
 
 Report = dict[str, Any]
 # Below this, scheduling in a slow guest decides more than what was injected.
@@ -51,6 +51,7 @@ def judge(expect: Expect, report: Report, injected_us: int | None) -> Outcome:
         check_field(expect.host, first, "host"),
         check_share(expect, first),
         check_injected(expect, attributed, injected_us),
+        check_also(expect.also, culprits[1:]),
     ]
     return Outcome(
         culprit=first,
@@ -102,6 +103,30 @@ def check_injected(expect: Expect, attributed: int | None, injected: int | None)
     if attributed is not None and abs(attributed - injected) <= allowed:
         return None
     return Miss("injected_us", f"{injected} within {allowed:.0f}", str(attributed))
+
+
+def check_also(wanted: list[Also], further: list[dict[str, Any]]) -> Miss | None:
+    """The culprits after the first, in the order in which they are wanted."""
+    left = iter(further)
+    for also in wanted:
+        if not any(is_it(also, culprit) for culprit in left):
+            got = ", ".join(f"{one['name']} ({one['cause']}) {one['share']:.3f}" for one in further)
+            return Miss("also", words(also), got or "nobody else")
+    return None
+
+
+def is_it(also: Also, culprit: dict[str, Any]) -> bool:
+    """Whether a culprit is the one wanted, with the share wanted."""
+    return (
+        re.fullmatch(also.culprit or ".*", culprit["name"]) is not None
+        and also.cause in (None, culprit["cause"])
+        and culprit["share"] >= (also.min_share or 0.0)
+    )
+
+
+def words(also: Also) -> str:
+    """A culprit that is wanted, in words."""
+    return f"{also.culprit or 'anyone'} ({also.cause or 'any cause'}) {also.min_share or 0:.3f}"
 
 
 def unknown_share(report: Report) -> float | None:

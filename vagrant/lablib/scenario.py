@@ -12,16 +12,16 @@ from lablib.errors import UsageError
 Kinds = tuple[type, ...]
 TEXT: Kinds = (str,)
 NUMBER: Kinds = (int, float)
-TEXTS: Kinds = (list,)
+LIST: Kinds = (list,)
 
-GUEST_KEYS: dict[str, Kinds] = {"packages": TEXTS, "setup": TEXT, "fault": TEXT, "work": TEXT}
+GUEST_KEYS: dict[str, Kinds] = {"packages": LIST, "setup": TEXT, "fault": TEXT, "work": TEXT}
 CLIENT_KEYS: dict[str, Kinds] = {**GUEST_KEYS, "mount_options": TEXT}
 SERVER_KEYS: dict[str, Kinds] = {**GUEST_KEYS, "disk_mib_per_s": NUMBER}
 TABLES: dict[str, dict[str, Kinds]] = {
     "server": SERVER_KEYS,
     "client": CLIENT_KEYS,
     "client2": CLIENT_KEYS,
-    "record": {"seconds": NUMBER, "start": TEXT, "delay": NUMBER, "options": TEXTS},
+    "record": {"seconds": NUMBER, "start": TEXT, "delay": NUMBER, "options": LIST},
     "expect": {
         "cause": TEXT,
         "culprit": TEXT,
@@ -29,7 +29,12 @@ TABLES: dict[str, dict[str, Kinds]] = {
         "min_share": NUMBER,
         "injected_us": (int, str),
         "tolerance": NUMBER,
+        "also": LIST,
     },
+}
+# Lists whose items are tables, and what these know; all others are of strings.
+ITEMS: dict[str, dict[str, Kinds]] = {
+    "also": {"culprit": TEXT, "cause": TEXT, "min_share": NUMBER},
 }
 TOP_KEYS: dict[str, Kinds] = {"name": TEXT, "about": TEXT, **dict.fromkeys(TABLES, (dict,))}
 NAMES: dict[type, str] = {str: "a string", int: "an integer", float: "a number", list: "a list"}
@@ -58,6 +63,15 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Also:
+    """A culprit after the first; None: no matter what."""
+
+    culprit: str | None = None
+    cause: str | None = None
+    min_share: float | None = None
+
+
+@dataclass(frozen=True)
 class Expect:
     """What the report must say; None: no matter what."""
 
@@ -67,6 +81,7 @@ class Expect:
     min_share: float | None = None
     injected_us: int | str | None = None
     tolerance: float = 0.1
+    also: list[Also] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -127,10 +142,15 @@ def checked(path: Path, data: dict[str, Any]) -> Scenario:
             if role != "client2" or role in data
         },
         record=Record(**data.get("record", {})),
-        expect=Expect(**data.get("expect", {})),
+        expect=expected(data.get("expect", {})),
     )
     check_values(scenario)
     return scenario
+
+
+def expected(table: dict[str, Any]) -> Expect:
+    """What the report must say."""
+    return Expect(**{**table, "also": [Also(**item) for item in table.get("also", [])]})
 
 
 def check(where: str, table: dict[str, Any], keys: dict[str, Kinds]) -> None:
@@ -143,8 +163,17 @@ def check(where: str, table: dict[str, Any], keys: dict[str, Kinds]) -> None:
         if not isinstance(value, kinds) or isinstance(value, bool):
             wanted = " or ".join(NAMES.get(kind, "a table") for kind in kinds)
             raise UsageError(f"{where}{key} must be {wanted}, not {value!r}")
-        if isinstance(value, list) and not all(isinstance(item, str) for item in value):
-            raise UsageError(f"{where}{key} must be a list of strings, not {value!r}")
+        if isinstance(value, list):
+            check_items(f"{where}{key}", value, ITEMS.get(key))
+
+
+def check_items(where: str, items: list[Any], keys: dict[str, Kinds] | None) -> None:
+    """Refuses what may not be in a list; ``keys``: of items that are tables."""
+    kind, wanted = (str, "strings") if keys is None else (dict, "tables")
+    if not all(isinstance(item, kind) for item in items):
+        raise UsageError(f"{where} must be a list of {wanted}, not {items!r}")
+    for item in items if keys else ():
+        check(f"{where}.", item, keys or {})
 
 
 def check_values(scenario: Scenario) -> None:
@@ -156,8 +185,9 @@ def check_values(scenario: Scenario) -> None:
         raise UsageError(f"record.seconds must be more than 0, not {record.seconds}")
     if record.delay < 0:
         raise UsageError(f"record.delay must not be negative, as {record.delay} is")
-    if expect.min_share is not None and not 0 <= expect.min_share <= 1:
-        raise UsageError(f"expect.min_share must be between 0 and 1, not {expect.min_share}")
+    for share in (expect.min_share, *(one.min_share for one in expect.also)):
+        if share is not None and not 0 <= share <= 1:
+            raise UsageError(f"expect.min_share must be between 0 and 1, not {share}")
     if expect.tolerance < 0:
         raise UsageError(f"expect.tolerance must not be negative, as {expect.tolerance} is")
     if expect.host not in (None, "server", "client", "client2"):
@@ -166,6 +196,7 @@ def check_values(scenario: Scenario) -> None:
     if rate is not None and rate <= 0:
         raise UsageError(f"server.disk_mib_per_s must be more than 0, not {rate}")
     try:
-        re.compile(expect.culprit or "")
+        for pattern in (expect.culprit, *(one.culprit for one in expect.also)):
+            re.compile(pattern or "")
     except re.error as error:
         raise UsageError(f"expect.culprit is not a regular expression: {error}") from error

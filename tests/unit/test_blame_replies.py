@@ -1,0 +1,77 @@
+"""Replies that cannot be sent: the client that takes none in is named, by the peer."""
+
+from __future__ import annotations
+
+import pytest
+from blame_cases import CLIENT, SCHEDULE, client, named, processes, served, server, us, wait
+
+from tracer.blame import analyse
+
+SLOW = "10.9.0.3"
+SENDING = (
+    *SCHEDULE,
+    "schedule_timeout",
+    "wait_woken",
+    "sk_stream_wait_memory",
+    "do_tcp_sendpages",
+    "tcp_sendpage",
+    "kernel_sendpage",
+    "svc_tcp_sendto",
+    "svc_send",
+    "nfsd",
+)
+BEHIND_IT = (*SCHEDULE, "schedule_preempt_disabled", "__mutex_lock.constprop.0", *SENDING[-3:])
+
+
+def sending(stack=SENDING, **changes):
+    return served(10, 20, wait(10, 20, stack, **changes), peer=SLOW, nfs_op="OP_READ")
+
+
+def of_two_threads(*blockers, **changes):
+    return server([*blockers, served(12, 20.001, queue=8)], nfsd_threads=2, **changes)
+
+
+@pytest.mark.parametrize("second", [SENDING, BEHIND_IT])
+def test_the_client_whose_replies_hold_all_threads_is_behind_the_queue(second):
+    analysis = analyse([of_two_threads(sending(), sending(second)), client()])
+    assert named(analysis) == [("host", SLOW, "network")]
+    (first,) = analysis.verdict.culprits
+    assert [(one.link.name, one.link.cause) for one in first.chain] == [
+        ("nfsd", "queue"),
+        (SLOW, "send"),
+    ]
+    assert first.direct_us == us(20)
+    assert "2 of 2 nfsd threads were waiting for it for 10 s" in first.evidence
+    assert f"The NFS client {SLOW}, or the network to it, caused" in analysis.verdict.summary
+    assert "it did not take in the server's replies (network)" in analysis.verdict.summary
+
+
+def test_it_has_its_own_name_if_it_was_recorded():
+    there = client(host="client2", addresses=frozenset({SLOW}))
+    analysis = analyse([of_two_threads(sending(), sending()), there])
+    assert named(analysis) == [("host", "client2", "network")]
+
+
+def test_of_a_reply_under_way_too():
+    stuck = [sending(in_flight=True) for _ in range(2)]
+    assert named(analyse([of_two_threads(*stuck)])) == [("host", SLOW, "network")]
+
+
+def test_the_peer_of_each_wait_counts():
+    other = served(10, 20, wait(10, 20, SENDING), peer=CLIENT)
+    analysis = analyse([of_two_threads(sending(), sending(), other)])
+    assert {name for _, name, _ in named(analysis)} == {SLOW, CLIENT}
+
+
+def test_a_threads_other_waits_for_the_network_are_no_clients():
+    receives = (*SCHEDULE, "sk_wait_data", "tcp_recvmsg", "svc_tcp_recvfrom", "svc_recv")
+    blockers = [sending(receives) for _ in range(2)]
+    assert named(analyse([of_two_threads(*blockers, processes=processes())])) == []
+
+
+def test_what_bulk_transfers_wait_a_little_for_is_not_named():
+    reads = [
+        served(begin, begin + 0.2, wait(begin, begin + 0.05, SENDING), peer=SLOW)
+        for begin in range(10, 40)
+    ]
+    assert named(analyse([server(reads)])) == []

@@ -1,0 +1,38 @@
+"""Which processes are one program: workers of an agent, or a command called again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from tracer.blame.charge import Culprit
+from tracer.blame.names import executable, is_interpreter
+from tracer.model import HostCapture, Process
+
+
+class Program(NamedTuple):
+    """What all processes of a program have in common."""
+
+    host: str | None
+    name: str
+    cgroup: str | None
+    uid: int | None
+    exe: str
+
+
+def program_of(culprit: Culprit, captures: Iterable[HostCapture]) -> Program | None:
+    """Return what a culprit is a process of, None if unsure."""
+    process = _process(culprit, captures)
+    exe = executable(process) if process else None
+    # Two scripts may have nothing in common but their interpreter.
+    if process is None or exe is None or is_interpreter(culprit.name):
+        return None
+    return Program(culprit.host, culprit.name, process.cgroup, process.uid, exe)
+
+
+def _process(culprit: Culprit, captures: Iterable[HostCapture]) -> Process | None:
+    if culprit.process is None:
+        return None
+    of_host = (capture for capture in captures if capture.host == culprit.host)
+    found = (capture.processes.get(culprit.process) for capture in of_host)
+    return next((process for process in found if process), None)
