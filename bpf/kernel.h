@@ -5,6 +5,7 @@
  */
 
 #define PF_KTHREAD 0x00200000
+#define PF_MEMALLOC 0x00000800
 #define AF_INET 2
 #define AF_INET6 10
 

@@ -19,6 +19,8 @@
 #include "freeze.h"
 #include "packets.h"
 #include "dirty.h"
+#include "uses.h"
+#include "reclaim.h"
 #include "calls.h"
 #include "foreign.h"
 #include "peek.h"

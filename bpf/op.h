@@ -77,6 +77,7 @@ static __always_inline void op_begin(struct op_rec *op, u8 side, u64 begin_ns)
 	op->waits_lost_ns = 0;
 	op->call_ns = 0;
 	op->hook_ns = 0;
+	op->reclaim_ns = 0;
 	op->dev = 0;
 	op->dentry = 0;
 	op->ino = 0;

@@ -26,6 +26,8 @@
 #define WAIT_THROTTLED 3 /* its cgroup has used up its CPU quota */
 #define WAIT_HELD 4	 /* a packet: a process has to decide on it */
 #define WAIT_RUNNING 5	 /* on a CPU, in code that is not the kernel's own */
+#define WAIT_RECLAIMING 6 /* frees memory of the host, on a CPU or asleep */
+#define WAIT_LIMITED 7	 /* the same, as its cgroup has reached its limit */
 
 #define MAX_WAITS 8
 
@@ -112,6 +114,11 @@ struct op_rec {
 	u64 hook_ns;
 	u32 call;
 	u32 hook;
+	/* it frees memory since then, and what it had waited for by then; 0: it does not */
+	u64 reclaim_ns;
+	u64 reclaim_waited_ns;
+	u32 reclaim_kind;
+	u32 pad;
 	struct proc_id proc;
 	u64 dev;    /* s_dev of the mount (client) or of the file (server) */
 	u64 dentry; /* server: the file; only while the operation holds it */
@@ -207,11 +214,12 @@ struct wait_val {
 };
 
 /*
- * What a process had of a disk (its time) or of a filesystem's journal (blocks), in a slot of
- * time. Value: latency_val.
+ * What a process had of a disk (its time), of a filesystem's journal (blocks) or of the host's
+ * memory (pages, signed: less those it gave back), in a slot of time. Value: latency_val.
  */
 #define USE_DISK 1
 #define USE_JOURNAL 2
+#define USE_MEMORY 3
 #define USE_SLOT_SHIFT 26 /* 67 ms: short beside an operation that is slow */
 struct use_key {
 	u64 slot; /* of CLOCK_MONOTONIC: ns >> USE_SLOT_SHIFT */
@@ -310,7 +318,7 @@ enum loss {
 	LOSS_READ,	      /* kernel memory could not be read */
 	LOSS_PACKETS_FULL,    /* map of packets that are held full */
 	LOSS_EXIT,	      /* end of a client's call was not seen */
-	LOSS_USES_FULL,	      /* map of who uses disks and journals full */
+	LOSS_USES_FULL,	      /* map of who uses disks, journals and memory full */
 	LOSS_MAX,
 };
 

@@ -59,7 +59,8 @@ static __always_inline void blocked_wait(struct op_rec *op, u64 to)
 		.group = op->group,
 	};
 
-	if (to <= op->off_ns)
+	/* What it sleeps for while it frees memory is all one wait, see reclaim.h. */
+	if (to <= op->off_ns || op->reclaim_ns)
 		return;
 	/* Of whoever woke it from nobody knows what, no more can be said. */
 	if (op->waking_ns && (key.stack != NO_STACK || key.group)) {

@@ -44,7 +44,6 @@ struct deferred_rec {
 BPF_LRU_HASH(deferred, struct request_key, struct deferred_rec, MAX_XPRTS);
 
 #include "svc_sock.h"
-#include "uses.h"
 #include "disk.h"
 
 int on_svcsock_data_ready(struct bpf_raw_tracepoint_args *ctx)

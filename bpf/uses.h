@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * What each process has of a server's disks and journals, in slots of time short enough to lie
- * inside a slow operation.
+ * What each process has of a server's disks and journals and of a host's memory, in slots of
+ * time short enough to lie inside a slow operation.
  */
 
 BPF_HASH(uses0, struct use_key, struct latency_val, MAX_USES);

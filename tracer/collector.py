@@ -42,6 +42,7 @@ from tracer.records import (
     WaitKey,
     WaitVal,
 )
+from tracer.shortage import Shortage
 
 _STACK_DEPTH: Final = 127
 
@@ -53,14 +54,13 @@ class _Pair(NamedTuple):
     name: str
     key: type[ctypes.Structure | ctypes.c_uint64]
     value: type[ctypes.Structure | ctypes.c_uint64]
-    of_servers: bool = False
 
 
 _PAIRS: Final = (
     _Pair(wire.LATENCY, "latency", ctypes.c_uint64, LatencyRec),
     _Pair(wire.WAITS, "waits", WaitKey, WaitVal),
     _Pair(wire.COUNTS, "counts", CountKey, ctypes.c_uint64),
-    _Pair(wire.USES, "uses", UseKey, LatencyVal, of_servers=True),
+    _Pair(wire.USES, "uses", UseKey, LatencyVal),
 )
 
 
@@ -83,6 +83,7 @@ class Collector:
         sleepers: int,
         programs: Mapping[str, Sequence[int]],
         foreign: ForeignCode,
+        shortage: Shortage,
         threshold_ns: int,
         ring_bytes: int,
     ) -> None:
@@ -90,10 +91,10 @@ class Collector:
         self._memory = memory
         self._programs = programs
         self._foreign = foreign
+        self._shortage = shortage
         self._missed = dict.fromkeys(programs, 0)
         self._half = 1
-        self._pairs = [pair for pair in _PAIRS if pair.name in maps or not pair.of_servers]
-        self._sums = {pair.kind: self._readers(pair) for pair in self._pairs}
+        self._sums = {pair.kind: self._readers(pair) for pair in _PAIRS}
         self._in_flight = InFlight(maps, memory, sleepers, threshold_ns)
         self._listeners = bpf.BatchReader(maps["listeners"], 8, ctypes.sizeof(ListenerRec))
         self._frozen = bpf.BatchReader(maps["frozen"], 8, ctypes.sizeof(HolderRec))
@@ -138,6 +139,7 @@ class Collector:
             interval.sums[kind] = self._drain_sums(kind, pair[half], seen)
         self._drain_ring(interval, seen)
         now_ns = time.monotonic_ns()
+        self._shortage.follow(now_ns)
         self._look_at_what_goes_on(interval, now_ns, seen)
         listeners = b"".join(self._drain_listeners(seen))
         if listeners:
@@ -173,12 +175,13 @@ class Collector:
     def stop(self) -> None:
         """Detach what was attached on demand; nothing more is drained."""
         self._foreign.close()
+        self._shortage.close()
 
     def _swap(self) -> int:
         """Let the programs write to the other half of each pair; return the one to drain."""
         half = self._half
         self._half ^= 1
-        for pair in self._pairs:
+        for pair in _PAIRS:
             fd = self._maps[f"{pair.name}{self._half}"]
             bpf.update(self._maps[pair.name], U32.pack(0), U32.pack(fd))
         return half

@@ -19,7 +19,7 @@ IN_KERNEL: Final = {
     "read": "fields of kernel memory that could not be read",
     "packets_full": "packets that a process has to decide on, beyond what the map holds",
     "exit": "calls whose end went unseen",
-    "uses_full": "uses of disks and journals for which the map had no room",
+    "uses_full": "uses of disks, journals and memory for which the map had no room",
 }
 MISSED_EVENT: Final = "missed_event"
 MISSED_CALL: Final = "missed_call"

@@ -54,10 +54,11 @@ class Wait:
     within ``first_mono_us``..``last_mono_us``. ``waker`` is the process in whose
     context the thread was woken; None while in flight or if not seen. One that is
     "running" is none: it was on a CPU in the code of its ``owner``, "module NAME" or
-    "bpf NAME ID".
+    "bpf NAME ID". One that is "reclaiming" freed memory, on a CPU or asleep; "limited": as
+    its cgroup had reached its limit.
     """
 
-    kind: Literal["blocked", "runnable", "throttled", "held", "running"]
+    kind: Literal["blocked", "runnable", "throttled", "held", "running", "reclaiming", "limited"]
     total_us: int
     count: int
     first_mono_us: int
@@ -181,6 +182,16 @@ class JournalUse:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Memory that a process took while it was short, see schema.MEMORY_USE."""
+
+    process: ProcessKey | None
+    begin_mono_us: int
+    end_mono_us: int
+    taken_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Syncs:
     """How often a process of a server called fsync on an exported filesystem in an interval."""
 
@@ -293,6 +304,7 @@ class HostCapture:
     holders: Sequence[Holder] = ()
     disk_use: Sequence[DiskUse] = ()
     journal_use: Sequence[JournalUse] = ()
+    memory_use: Sequence[MemoryUse] = ()
     syncs: Sequence[Syncs] = ()
     latency: Sequence[LatencyRow] = ()
     recorded: Sequence[Recorded] = ()

@@ -84,6 +84,7 @@ def _tp(
     module: str = "sunrpc",
     required: bool = False,
     older: tuple[str, ...] = (),
+    on_demand: bool = False,
 ) -> Probe:
     return Probe(
         program=f"on_{target}",
@@ -95,6 +96,7 @@ def _tp(
         module=module,
         required=required,
         older=older,
+        on_demand=on_demand,
     )
 
 
@@ -246,6 +248,65 @@ TABLE: Final = (
         "both",
         "threads inside an operation run code that is not the kernel's own",
         lost="what modules and BPF programs of others take on the CPU",
+        on_demand=True,
+    ),
+    # Ends first: what is seen to begin must be seen to end.
+    _tp(
+        "mm_vmscan_direct_reclaim_end",
+        "both",
+        "it has freed some, or found none",
+        "work to free memory apart from other work",
+        module="vmlinux",
+    ),
+    _tp(
+        "mm_vmscan_direct_reclaim_begin",
+        "both",
+        "a thread has to free memory before it gets any",
+        "work to free memory apart from other work, and who took it",
+        module="vmlinux",
+    ),
+    _tp(
+        "mm_vmscan_memcg_reclaim_end",
+        "both",
+        "it has freed some, or found none",
+        "work to free a cgroup's memory apart from other work",
+        module="vmlinux",
+    ),
+    _tp(
+        "mm_vmscan_memcg_reclaim_begin",
+        "both",
+        "a thread has to free memory of its cgroup, which has reached its limit",
+        "work to free a cgroup's memory apart from other work, and who took it",
+        module="vmlinux",
+    ),
+    _tp(
+        "mm_compaction_end",
+        "both",
+        "it has moved some",
+        "work to move pages apart from other work",
+        module="vmlinux",
+    ),
+    _tp(
+        "mm_compaction_begin",
+        "both",
+        "a thread has to move pages to get several side by side",
+        "work to move pages apart from other work",
+        module="vmlinux",
+    ),
+    _tp(
+        "mm_page_alloc",
+        "both",
+        "who takes memory while it is short",
+        "who took the memory that NFS's threads had to free",
+        module="vmlinux",
+        on_demand=True,
+    ),
+    _tp(
+        "mm_page_free",
+        "both",
+        "who gives memory back while it is short",
+        "who took the memory that NFS's threads had to free",
+        module="vmlinux",
         on_demand=True,
     ),
     # writeback_dirty_page before b9b0ff61eef5 (v5.16).

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tracer import __version__, foreign, host, seed, wire
+from tracer import __version__, foreign, host, seed, shortage, wire
 from tracer.children import END_SIGNALS, Compiler, Loaded, Writer
 from tracer.clocks import read_clocks_closely
 from tracer.collector import Collector
@@ -30,6 +30,7 @@ from tracer.losses import MISSED_CALL, MISSED_EVENT
 from tracer.outbox import Interval, Outbox
 from tracer.procfs import changes
 from tracer.records import RING_BYTES
+from tracer.shortage import Shortage
 from tracer.thread_table import ThreadTable
 
 # Operations are sent one by one from a tenth of the threshold on: those below it
@@ -109,6 +110,7 @@ class Recorder:
             sleepers,
             self._programs,
             _foreign(loaded),
+            _shortage(loaded),
             settings.threshold_us * 1000,
             RING_BYTES,
         )
@@ -319,6 +321,11 @@ def _required(loaded: Loaded, kind: str) -> int:
 def _foreign(loaded: Loaded) -> ForeignCode:
     own = [bpf.program_id(fd) for _, fd in loaded.programs]
     return ForeignCode(loaded.maps["foreign"], _program(loaded, foreign.PROGRAM), own)
+
+
+def _shortage(loaded: Loaded) -> Shortage:
+    programs = {name: _program(loaded, name) for name in shortage.PROGRAMS}
+    return Shortage(loaded.maps["shortage"], programs)
 
 
 def _signal_wakeup() -> int:

@@ -14,11 +14,20 @@ SIDE_CLIENT: Final = 2
 SIDES: Final = {SIDE_SERVER: "server", SIDE_CLIENT: "client"}
 
 LAYERS: Final = {1: "rpc", 2: "nfs", 3: "vfs", 4: "hook", 5: "kernel", 6: "answer"}
-WAIT_KINDS: Final = {1: "blocked", 2: "runnable", 3: "throttled", 4: "held", 5: "running"}
+WAIT_KINDS: Final = {
+    1: "blocked",
+    2: "runnable",
+    3: "throttled",
+    4: "held",
+    5: "running",
+    6: "reclaiming",
+    7: "limited",
+}
 
 HOLDS: Final = {1: "frozen", 2: "channel", 3: "queue", 4: "program"}
 
 WAIT_BLOCKED: Final = 1
+WAIT_RUNNABLE: Final = 2
 WAIT_HELD: Final = 4
 WAIT_RUNNING: Final = 5
 
@@ -38,6 +47,7 @@ ASKED: Final = 128
 
 USE_DISK: Final = 1
 USE_JOURNAL: Final = 2
+USE_MEMORY: Final = 3
 USE_SLOT_SHIFT: Final = 26
 
 NAME_PARTS: Final = 4
@@ -145,6 +155,10 @@ class OpRec(ctypes.Structure):
         ("hook_ns", _u64),
         ("call", _u32),
         ("hook", _u32),
+        ("reclaim_ns", _u64),
+        ("reclaim_waited_ns", _u64),
+        ("reclaim_kind", _u32),
+        ("pad", _u32),
         ("proc", ProcId),
         ("dev", _u64),
         ("dentry", _u64),
@@ -263,7 +277,7 @@ class CountKey(ctypes.Structure):
 
 
 class UseKey(ctypes.Structure):
-    """Key of the interval maps of who uses disks and journals; the value is a LatencyVal."""
+    """Key of the interval maps of who uses disks, journals, memory; the value is a LatencyVal."""
 
     _fields_ = [("slot", _u64), ("proc", ProcId), ("dev", _u32), ("kind", _u32)]
 

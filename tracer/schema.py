@@ -159,7 +159,8 @@ WAITS = Table(
             "kind",
             "string",
             "blocked (asleep), runnable (no CPU), throttled, held (a packet), running (sampled on "
-            "a CPU, in code that is not the kernel's own)",
+            "a CPU, in code that is not the kernel's own), reclaiming (frees memory, on a CPU or "
+            "asleep), limited (the same, at its cgroup's limit)",
             "blocked",
         ),
         _c("in_flight", "bool", "the wait had not ended", "false"),
@@ -317,6 +318,21 @@ JOURNAL_USE = Table(
     ),
 )
 
+MEMORY_USE = Table(
+    "memory_use",
+    "Who took memory while it was short: from the interval after a thread had to free some before "
+    "it got any. Those who took less than a twentieth, and the kernel with its threads, nfsd's "
+    "too, stand in one row, without a process.",
+    (
+        _TS,
+        _n("pid", "int64", "who took it", "402"),
+        _n("start_us", "int64", "its start", "3100000"),
+        _c("begin_mono_us", "int64", "it was taken from here", "73120000"),
+        _c("end_mono_us", "int64", "to here", "73187109"),
+        _c("taken_bytes", "int64", "how much, and not given back until then", "20971520"),
+    ),
+)
+
 SAMPLES = Table(
     "samples",
     "Figures of the host beside the stalls, one value per row.",
@@ -366,6 +382,7 @@ TABLES: Final[tuple[Table, ...]] = (
     HOLDERS,
     DISK_USE,
     JOURNAL_USE,
+    MEMORY_USE,
     SAMPLES,
     EVENTS,
     PROBES,

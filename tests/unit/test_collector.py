@@ -34,6 +34,7 @@ from tracer.kernel.memory import KernelMemory
 from tracer.outbox import Outbox
 from tracer.record_offsets import At
 from tracer.records import *
+from tracer.shortage import PROGRAMS, Shortage
 
 class Batch:
     def __init__(self, fd, *_sizes): self.fd = fd
@@ -57,9 +58,11 @@ bpf.program_ids = lambda after: range(after + 1, 6)
 bpf.program_code = lambda number: bpf.ProgramCode(26, "filter", ((number << 32, 64),))
 bpf.program_exists = lambda number: number != 3
 bpf.attach_raw_tracepoint = lambda *_: os.dup(0)
-pairs = [f"{name}{half}" for name in ("latency", "waits", "counts") for half in ("", 0, 1)]
+pairs = "latency waits counts uses".split()
+pairs = [f"{name}{half}" for name in pairs for half in ("", 0, 1)]
 others = "threads ops places spare rpcs listeners held frozen ring lost procs stacks sleepers"
-names = [*pairs, *others.split(), "exported", "exported_bits", "foreign", "crew", "crew_size"]
+others += " exported exported_bits foreign crew crew_size shortage"
+names = [*pairs, *others.split()]
 maps = {name: number for number, name in enumerate(names)}
 def content(number):
     process, sums = ProcId(number, number, 0), bytes(LatencyVal(1, 2, 3))
@@ -78,7 +81,8 @@ def content(number):
 CONTENT = content(1)
 layout = {field.macro: 0 for field in offsets.seed_fields(["server", "client"])}
 code = ForeignCode(maps["foreign"], 0, [4])
-draining = collector.Collector(maps, KernelMemory(0, 0, layout), 0, {}, code, 1, 4096)
+short = Shortage(maps["shortage"], dict.fromkeys(PROGRAMS, 0))
+draining = collector.Collector(maps, KernelMemory(0, 0, layout), 0, {}, code, short, 1, 4096)
 log, kernel = os.pipe2(os.O_NONBLOCK | os.O_DIRECT)
 draining._kernel_log._fd = log
 theirs, ours = os.pipe()

@@ -19,16 +19,18 @@ from tracer.records import (
     SIDE_SERVER,
     USE_DISK,
     USE_JOURNAL,
+    USE_MEMORY,
     CountKey,
     LatencyVal,
     OpRec,
+    ProcId,
     RpcRec,
     UseKey,
 )
 from tracer.rows.operations import Lookups, Row, file_name, operation_row, rpc_row, wait_rows
 from tracer.rows.packed import BadFrame
 from tracer.rows.sums import count_rows
-from tracer.rows.uses import SLOT_NS, disk_rows, journal_rows
+from tracer.rows.uses import SLOT_NS, disk_rows, journal_rows, memory_rows
 
 NOW = 1010 * S
 LOOK = Lookups(
@@ -400,3 +402,48 @@ def test_of_waits_before_an_operation_only_what_lies_after_its_arrival_is_its() 
         (1_000_500_000, 500_000, 500_000),
         (1_001_000_000, 1_000_000, 1_000_000),
     ]
+
+
+def memory_use(slot: int, pages: int, pid: int = 811) -> bytes:
+    who = proc(pid) if pid else ProcId()
+    key = UseKey(slot=slot, proc=who, kind=USE_MEMORY)
+    return bytes(key) + bytes(LatencyVal(2, pages % (1 << 64), pages % (1 << 64)))
+
+
+def test_who_took_memory_has_a_row_for_each_slot() -> None:
+    frame = journal_use(15, 10) + memory_use(15, 700) + memory_use(15, 200, pid=0)
+    frame += memory_use(15, 30, pid=9) + memory_use(16, 1)
+    ours, nobodys, later = memory_rows(frame, 5, LOOK)
+    assert (ours["pid"], ours["taken_bytes"]) == (811, 700 * 4096)
+    assert (ours["begin_mono_us"], ours["end_mono_us"]) == (
+        15 * SLOT_NS // 1000,
+        16 * SLOT_NS // 1000,
+    )
+    # The kernel's own, and of those who took next to nothing.
+    assert (nobodys["pid"], nobodys["start_us"], nobodys["taken_bytes"]) == (None, None, 230 * 4096)
+    assert later["begin_mono_us"] == 16 * SLOT_NS // 1000
+
+
+def test_who_gave_back_what_he_took_has_taken_nothing() -> None:
+    assert memory_rows(memory_use(15, -300) + memory_use(15, 0, pid=9), 5, LOOK) == []
+    (row,) = memory_rows(memory_use(15, -300) + memory_use(15, 100, pid=9), 5, LOOK)
+    assert (row["pid"], row["taken_bytes"]) == (9, 100 * 4096)
+
+
+def test_of_freeing_memory_that_goes_on_is_taken_what_is_told_apart() -> None:
+    before, within = wait(1001, 1002), wait(1005, 1006, kind=2)
+    freeing: dict[str, Any] = {
+        "reclaim_ns": 1004 * S,
+        "reclaim_waited_ns": S,
+        "reclaim_kind": 6,
+        "waits": [before, within],
+    }
+    *ended, row = wait_rows(op_in_flight(**freeing, off_ns=1008 * S, off_kind=1), NOW, 0, LOOK)
+    assert [one["kind"] for one in ended] == ["blocked", "runnable"]
+    assert (row["kind"], row["in_flight"], row["total_us"]) == ("reclaiming", True, 5_000_000)
+    assert (row["first_mono_us"], row["last_mono_us"]) == (1_004_000_000, NOW // 1000)
+    *_, row, rest = wait_rows(op_in_flight(**freeing, queued_ns=1009 * S), NOW, 0, LOOK)
+    assert (row["total_us"], row["last_mono_us"]) == (4_000_000, 1_009_000_000)
+    assert (rest["kind"], rest["total_us"]) == ("runnable", 1_000_000)
+    # An operation that has ended has ended that as well.
+    assert len(wait_rows(op(**freeing), NOW, 0, LOOK)) == 2

@@ -17,7 +17,7 @@ from tracer.model import HostCapture
 # part of the threshold, by itself.
 _OF_THRESHOLD: Final[Mapping[str, float]] = {
     "network": 1.0,
-    **dict.fromkeys(("cpu", *OF_STORAGE), 0.5),
+    **dict.fromkeys(("cpu", "reclaim", *OF_STORAGE), 0.5),
 }
 
 Blame: TypeAlias = tuple[Culprit, str]

@@ -100,9 +100,12 @@ ABOUT: Final[Mapping[str, About]] = {
     ),
     "reclaim": About(
         "waits for memory to be freed",
-        "thread sleeps in page reclaim or compaction",
-        "who took the memory",
-        "give the host more free memory or limit what fills it",
+        "thread is in page reclaim or compaction, on a CPU or asleep; who took clearly most of "
+        "what was taken while memory was short (at a cgroup's limit, of what its own processes "
+        "took)",
+        "who took it before it was short; if none of several took most, that it was all of them; "
+        "reads of files that had to leave memory, which wait for the disk",
+        "give the host more free memory or limit what fills it (memory.max, memory.high)",
     ),
     "cpu": About(
         "could run but got no CPU",

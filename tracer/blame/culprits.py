@@ -10,9 +10,11 @@ here.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
+from tracer.blame.causes import Cause
 from tracer.blame.charge import UNKNOWN, Charge, Culprit, Link, charge_to, through
 from tracer.blame.names import executable, name_of
 from tracer.blame.signatures import (
@@ -28,6 +30,13 @@ from tracer.blame.signatures import (
 )
 from tracer.model import HostCapture, Listener, ProcessKey, Side, Wait
 from tracer.owners import owner_of
+
+# Waits whose kind is their cause.
+_OF_KIND: Final[Mapping[str, Cause]] = {
+    "throttled": "throttle",
+    "reclaiming": "reclaim",
+    "limited": "reclaim",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +90,8 @@ class Suspects:
     def _find(self, wait: Wait, side: Side) -> Finding:
         if wait.kind == "runnable":
             return Finding("cpu", self._had_cpu(wait))
-        if wait.kind == "throttled":
-            return Finding("throttle")
+        if wait.kind in _OF_KIND:
+            return Finding(_OF_KIND[wait.kind])
         if wait.kind == "held":
             return Finding("packet-filter", self._decides(wait))
         if wait.kind == "running":

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from tracer.blame.answers import Answers
 from tracer.blame.culprits import Suspects
 from tracer.blame.intervals import served_from, wall_us
+from tracer.blame.memory import Memory
 from tracer.blame.paths import RpcPath
 from tracer.blame.slots import Slots
 from tracer.blame.storage import Storage
@@ -34,6 +35,7 @@ class Host:
         self.capture = capture
         self.suspects = Suspects(capture)
         self.storage = Storage(capture, self.suspects)
+        self.memory = Memory(capture, self.suspects)
         self.answers = Answers(capture)
         self._children: defaultdict[int, list[Operation]] = defaultdict(list)
         self._by_process: defaultdict[ProcessKey, list[Operation]] = defaultdict(list)

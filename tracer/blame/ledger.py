@@ -139,7 +139,7 @@ class Ledger:
             overlap = min(end, span.end) - max(start, span.start)
             if overlap > 0:
                 us = span.total_us * overlap / (span.end - span.start)
-                add(early, {self._finding(host, op, span).charge: us})
+                add(early, {self._charge(host, op, span): us})
         rest = max(0.0, end - start - sum(early.values()))
         mix = self.occupancy(host).charged(start, end)
         unknown = Charge("unknown", None, (QUEUE_LINK,))
@@ -215,6 +215,16 @@ class Ledger:
         side = "server" if op.layer == "answer" else op.side
         return self.hosts[host].suspects.finding(span.wait, side)
 
+    def _charge(self, host: int, op: Operation, span: Span) -> Charge:
+        """Return what a wait is put down to by itself: nothing behind it is looked into."""
+        if span.wait.kind == "throttled":
+            return charge_to("throttle", self._quota(host, op))
+        finding = self._finding(host, op, span)
+        if finding.wait_class != "reclaim":
+            return finding.charge
+        memory = self.hosts[host].memory
+        return memory.charge(span.wait, op.process, span.start, span.end, finding.charge)
+
     def _wait_mix(self, host: int, op: Operation, span: Span) -> Mix:
         if op.layer == "answer":
             between = self._chains.between(host, op, span)
@@ -224,8 +234,8 @@ class Ledger:
         elsewhere = self._elsewhere(host, op, span, finding)
         if elsewhere is not None:
             return elsewhere
-        if span.wait.kind == "throttled":
-            return {charge_to("throttle", self._quota(host, op)): 1.0}
+        if span.wait.kind == "throttled" or finding.wait_class == "reclaim":
+            return {self._charge(host, op, span): 1.0}
         if finding.wait_class == "lock" and finding.culprit:
             return self._held_mix(host, op, span, finding.culprit)
         if finding.wait_class in OF_STORAGE:
@@ -358,7 +368,11 @@ def _fast_waits(server: Host) -> list[FastWaits]:
     for row in server.capture.interval_waits:
         finding = server.suspects.finding(row.wait, row.side)
         if row.side == "server" and finding.wait_class != "idle":
-            add(sums[row.end_mono_us], {finding.charge: max(0, row.wait.total_us)})
+            charge = finding.charge
+            if finding.wait_class == "reclaim":
+                times = row.wait.first_mono_us, row.end_mono_us
+                charge = server.memory.charge(row.wait, None, *times, charge)
+            add(sums[row.end_mono_us], {charge: max(0, row.wait.total_us)})
             starts[row.end_mono_us] = row.wait.first_mono_us
     ends = sorted(sums)
     if not ends:

@@ -312,6 +312,10 @@ _FROZEN_FILESYSTEM: Final = re.compile(
     r"percpu_rwsem_wait|(__)?percpu_down_read|(__)?sb_start_write"
 )
 
+_AT_LIMIT: Final = re.compile(
+    r"try_to_free_mem_cgroup_pages|(__)?mem_cgroup_handle_over_high|try_charge_memcg|try_charge"
+)
+
 # Who looks something up in which of sunrpc's caches: each has a channel to a daemon.
 _CACHES: Final = (
     (re.compile(r"idmap_\w+|nfsd_map_\w+"), ("nfs4.idtoname", "nfs4.nametoid")),
@@ -424,6 +428,11 @@ def sends_reply(stack: tuple[str, ...]) -> bool:
 def is_frozen_filesystem(stack: tuple[str, ...]) -> bool:
     """Return whether a wait is for a filesystem to be thawed."""
     return any(_FROZEN_FILESYSTEM.fullmatch(bare(frame)) for frame in stack)
+
+
+def is_at_limit(stack: tuple[str, ...]) -> bool:
+    """Return whether memory is freed because a cgroup has reached its limit."""
+    return any(_AT_LIMIT.fullmatch(bare(frame)) for frame in stack)
 
 
 def asked_caches(stack: tuple[str, ...]) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ _DID: Final[Mapping[str, str]] = {
     "cpu": "it had the CPUs",
     "disk": "the disk worked for it",
     "journal": "it filled the filesystem's journal",
+    "reclaim": "it took the memory",
     "slot": "its requests had the session's slots",
     "packet-filter": "it held packets of NFS",
     "throttle": "it was used up",

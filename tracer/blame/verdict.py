@@ -37,6 +37,7 @@ _NOISE_SHARES: Final[Mapping[str, float]] = {
     "cpu": 0.05,
     "disk": 0.05,
     "journal": 0.05,
+    "reclaim": 0.05,
     "module": 0.05,
     "bpf": 0.05,
     "network": 0.5,
@@ -52,7 +53,14 @@ _LEAST_OF_CHAINS: Final = 0.01
 
 # Links from an operation to who it waits for without waiting to be woken by them: the disk, or
 # the queue, stands between.
-_LINKS: Final[Mapping[str, int]] = {"cpu": 1, "slot": 1, "disk": 2, "journal": 2, "threads": 2}
+_LINKS: Final[Mapping[str, int]] = {
+    "cpu": 1,
+    "slot": 1,
+    "reclaim": 1,
+    "disk": 2,
+    "journal": 2,
+    "threads": 2,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,11 +265,11 @@ def _beside(key: Blame, ledger: Ledger, programs: Programs) -> Iterator[str]:
         if host.capture.host != culprit.host:
             continue
         yield from host.storage.evidence(culprit, cause)
-        if cause == "threads":
-            yield from queue_lines(ledger, index)
+        yield from host.memory.evidence(culprit, cause)
         if culprit.kind in ("device", "setting") and cause in ("disk", "threads"):
             yield from clients_lines(ledger, index)
         if cause == "threads":
+            yield from queue_lines(ledger, index)
             yield from crew_lines(host.capture)
         if cause == "slot" and culprit.process:
             count, us = host.slots.total(culprit.process)

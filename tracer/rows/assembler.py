@@ -55,7 +55,7 @@ from tracer.rows.packed import BadFrame, layout, records, tuples
 from tracer.rows.stacks import Stacks
 from tracer.rows.sums import count_rows, latency_rows, wait_sum_rows
 from tracer.rows.text import clean, decoded
-from tracer.rows.uses import disk_rows, journal_rows
+from tracer.rows.uses import disk_rows, journal_rows, memory_rows
 from tracer.schema import SCOPE_SELF, TABLES
 
 Frame = tuple[int, bytes]
@@ -316,6 +316,7 @@ class _Interval:
         self._add("disk_use", (row for row in disks if row["disk"]))
         journals = journal_rows(payload, self._ts_us, self._memory.look)
         self._add("journal_use", (row for row in journals if row["device"]))
+        self._add("memory_use", memory_rows(payload, self._ts_us, self._memory.look))
 
     def _kmsg(self, payload: bytes) -> None:
         line = json.loads(payload)

@@ -26,6 +26,7 @@ from tracer.records import (
     SIDE_SERVER,
     SIDES,
     WAIT_KINDS,
+    WAIT_RUNNABLE,
     WAIT_RUNNING,
     OpRec,
     ProcId,
@@ -179,7 +180,9 @@ def wait_rows(rec: OpRec, now_ns: int, ts_us: int, look: Lookups) -> list[Row]:
         | of_kind(wait.kind, wait.group, wait.unread_ns, look)
         for wait in _ended_waits(rec)
     ]
-    if _in_flight(rec) and rec.off_ns:
+    if _in_flight(rec) and rec.reclaim_ns:
+        rows += [same | part for part in _reclaiming(rec, now_ns)]
+    elif _in_flight(rec) and rec.off_ns:
         rows += [same | part for part in _going_on(rec, now_ns, look)]
     return rows
 
@@ -249,6 +252,32 @@ def _going_on(rec: OpRec, now_ns: int, look: Lookups) -> list[Row]:
             }
         )
     return rows
+
+
+def _reclaiming(rec: OpRec, now_ns: int) -> Iterator[Row]:
+    """Yield the wait of a thread that frees memory; apart from it, that it could run and does not.
+
+    The kernel's record takes the time in which it could run out of it, see bpf/reclaim.h.
+    """
+    waited_ns = rec.waits_lost_ns + sum(w.total_ns for w in rec.waits[: min(rec.nwaits, MAX_WAITS)])
+    until_ns = rec.queued_ns or now_ns
+    yield _still(rec.reclaim_kind, rec.reclaim_ns, until_ns, waited_ns - rec.reclaim_waited_ns)
+    if rec.queued_ns:
+        yield _still(WAIT_RUNNABLE, rec.queued_ns, now_ns, 0)
+
+
+def _still(kind: int, first_ns: int, last_ns: int, without_ns: int) -> Row:
+    """Return the columns of a wait that has not ended and of what is known no more than that."""
+    total_us = max(0, last_ns - first_ns - without_ns) // 1000
+    return {
+        "kind": WAIT_KINDS.get(kind, BLOCKED),
+        "in_flight": True,
+        "count": 1,
+        "total_us": total_us,
+        "max_us": total_us,
+        "first_mono_us": first_ns // 1000,
+        "last_mono_us": max(first_ns, last_ns) // 1000,
+    }
 
 
 def _woken(rec: OpRec, look: Lookups) -> Row:

@@ -1,12 +1,14 @@
-"""Rows of ``disk_use`` and ``journal_use``: what a process had of a disk or a journal."""
+"""Rows of ``disk_use``, ``journal_use`` and ``memory_use``: what a process had of what."""
 
 from __future__ import annotations
 
+import ctypes
+import resource
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final
 
-from tracer.records import USE_DISK, USE_JOURNAL, USE_SLOT_SHIFT, LatencyVal, UseKey
+from tracer.records import USE_DISK, USE_JOURNAL, USE_MEMORY, USE_SLOT_SHIFT, LatencyVal, UseKey
 from tracer.rows.operations import Lookups, Row
 from tracer.rows.packed import layout, tuples
 
@@ -14,6 +16,9 @@ _USES: Final = layout(UseKey, LatencyVal)
 SLOT_NS: Final = 1 << USE_SLOT_SHIFT
 # Who had a disk for less of a slot held nobody up alone: a row for each would be most of a capture.
 _LEAST_NS: Final = SLOT_NS // 20
+# Nor is who took less than this part of a slot's memory behind its being short.
+_LEAST_OF_MEMORY: Final = 0.05
+_PAGE_BYTES: Final = resource.getpagesize()
 
 
 def disk_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
@@ -59,6 +64,34 @@ def journal_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
         row["handles"] += handles
         row["blocks"] += blocks
     return list(rows.values())
+
+
+def memory_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
+    """Return the rows of memory of a USES frame. Raises BadFrame."""
+    slots: defaultdict[int, dict[tuple[int, int], int]] = defaultdict(dict)
+    for slot, start_ns, tgid, _, _, pages, _ in _of_kind(payload, USE_MEMORY):
+        # Who gave back more than he took has taken nothing.
+        slots[slot][tgid, start_ns] = max(0, ctypes.c_int64(pages).value)
+    return [row for slot, taken in slots.items() for row in _taken(slot, taken, ts_us, look)]
+
+
+def _taken(
+    slot: int, taken: dict[tuple[int, int], int], ts_us: int, look: Lookups
+) -> Iterator[Row]:
+    """Yield the rows of one slot; ``taken``: pages by pid and start_ns."""
+    least = sum(taken.values()) * _LEAST_OF_MEMORY
+    together = 0
+    times = {"begin_mono_us": slot * SLOT_NS // 1000, "end_mono_us": (slot + 1) * SLOT_NS // 1000}
+    for (tgid, start_ns), pages in taken.items():
+        if not tgid or pages < least:
+            together += pages
+        elif pages:
+            look.comm(tgid, start_ns)  # the process gets its row in `processes`
+            who = {"ts": ts_us, "pid": tgid, "start_us": start_ns // 1000}
+            yield who | times | {"taken_bytes": pages * _PAGE_BYTES}
+    if together:
+        nobody = {"ts": ts_us, "pid": None, "start_us": None}
+        yield nobody | times | {"taken_bytes": together * _PAGE_BYTES}
 
 
 def _of_kind(payload: bytes, wanted: int) -> Iterator[tuple[int, ...]]:

@@ -24,6 +24,7 @@ from tracer.model import (
     IntervalWaits,
     JournalUse,
     Listener,
+    MemoryUse,
     Operation,
     Probe,
     Process,
@@ -112,6 +113,7 @@ def _host_capture(segments: Sequence[Segment], recording: set[str]) -> HostCaptu
         holders=_holders(tables["holders"], keys),
         disk_use=list(_disk_use(tables["disk_use"], keys)),
         journal_use=list(_journal_use(tables["journal_use"], keys)),
+        memory_use=list(_memory_use(tables["memory_use"], keys)),
         latency=latency.histograms(tables["latency"]),
         recorded=latency.recorded(tables["latency"]),
         syncs=latency.syncs(tables["latency"], last[-1], keys),
@@ -359,6 +361,14 @@ def _journal_use(table: pa.Table, keys: _Keys) -> Iterator[JournalUse]:
         process = keys(row.pop("pid"), row.pop("start_us"))
         if process is not None and row["begin_mono_us"] < row["end_mono_us"]:
             yield JournalUse(process, **row)
+
+
+def _memory_use(table: pa.Table, keys: _Keys) -> Iterator[MemoryUse]:
+    """Yield who took memory; rows whose times cannot be are left out."""
+    for row in _Columns.of(table).rows():
+        process = keys(row.pop("pid"), row.pop("start_us"))
+        if row["begin_mono_us"] < row["end_mono_us"]:
+            yield MemoryUse(process, **row)
 
 
 def _counts(table: pa.Table) -> list[Count]:

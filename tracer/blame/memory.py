@@ -1,0 +1,104 @@
+"""Who took the memory that an operation had to free for itself.
+
+Memory is short because all take it, but without who takes most of it the others would have
+found enough. So a wait is that process's whole, if it has clearly taken most; else nobody's.
+What nfsd and the rest of the kernel take counts, too, as nobody's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Final
+
+from tracer.blame.charge import Charge, Culprit, charge_to
+from tracer.blame.culprits import Suspects
+from tracer.blame.names import executable, is_interpreter, process_name
+from tracer.blame.signatures import is_at_limit
+from tracer.blame.timeline import Timeline
+from tracer.blame.units import human_bytes, percent
+from tracer.model import HostCapture, MemoryUse, Process, ProcessKey, Wait
+
+# Of all that was taken, and against who took most beside him.
+_MOST: Final = 0.5
+_TIMES_THE_NEXT: Final = 2
+# What a wait is short of was taken before it began.
+_BEFORE_US: Final = 1_000_000
+
+
+class Memory:
+    """Who took the memory of one host, while it was short."""
+
+    def __init__(self, capture: HostCapture, suspects: Suspects) -> None:
+        self._capture = capture
+        self._suspects = suspects
+        # Of those who have no place in a full map nobody knows how much they took.
+        lost = capture.losses.get("uses_full")
+        self._uses: Timeline[MemoryUse] = Timeline(() if lost else capture.memory_use)
+
+    def charge(
+        self, wait: Wait, victim: ProcessKey | None, start: float, end: float, rest: Charge
+    ) -> Charge:
+        """Return what a wait for memory to be freed is put down to; ``rest``: if to nobody.
+
+        At a cgroup's limit, only what its own processes took counts.
+        """
+        cgroup = None
+        if wait.kind == "limited" or is_at_limit(wait.stack):
+            row = self._capture.processes.get(victim) if victim else None
+            if row is None or row.cgroup is None:
+                return rest
+            cgroup = row.cgroup
+        taker = self._taker(start - _BEFORE_US, end, cgroup)
+        return charge_to(rest.cause, self._suspects.process(taker)) if taker else rest
+
+    def evidence(self, culprit: Culprit, cause: str) -> Iterator[str]:
+        """Yield how much memory a culprit's program took."""
+        if cause != "reclaim" or culprit.process is None:
+            return
+        row = self._capture.processes.get(culprit.process)
+        of_all = sum(use.taken_bytes for use in self._uses.rows)
+        if row is None or not of_all:
+            return
+        taken = sum(
+            use.taken_bytes
+            for use in self._uses.rows
+            if (other := self._row(use)) and _program(other) == _program(row)
+        )
+        yield (
+            f"took {human_bytes(taken)} while memory was short, {percent(taken / of_all)} of what "
+            "was taken then"
+        )
+
+    def _taker(self, start: float, end: float, cgroup: str | None) -> ProcessKey | None:
+        """Return who took clearly most, for a program of several processes the first of them."""
+        whole = 0.0
+        taken: Counter[object] = Counter()
+        members: defaultdict[object, Counter[ProcessKey]] = defaultdict(Counter)
+        for use, part in self._uses.during(start, end):
+            row = self._row(use)
+            if cgroup is not None and (row is None or row.cgroup != cgroup):
+                continue
+            count = round(use.taken_bytes * part)
+            whole += count
+            if row is not None and not row.kthread:
+                taken[_program(row)] += count
+                members[_program(row)][row.key] += count
+        ranked = taken.most_common(2)
+        if not ranked or ranked[0][1] <= _MOST * whole:
+            return None
+        if len(ranked) > 1 and ranked[0][1] < _TIMES_THE_NEXT * ranked[1][1]:
+            return None
+        return members[ranked[0][0]].most_common(1)[0][0]
+
+    def _row(self, use: MemoryUse) -> Process | None:
+        return self._capture.processes.get(use.process) if use.process else None
+
+
+def _program(process: Process) -> object:
+    """Return what all processes of a program have in common; its key if it may be a script."""
+    exe = executable(process)
+    name = process_name(process, process.key.pid)
+    if exe is None or is_interpreter(name):
+        return process.key
+    return name, exe, process.cgroup, process.uid
