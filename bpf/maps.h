@@ -42,8 +42,8 @@ BPF_STACK_TRACE(stacks, 8192);
 struct frames {
 	u64 ip[MAX_FRAMES];
 };
-/* Stacks of threads that were asleep when they were read, by FIRST_SLEEPER and a hash. */
-BPF_HASH(sleepers, u32, struct frames, MAX_SLEEPERS);
+/* Stacks that `stacks` cannot have, by FIRST_CROWDED or FIRST_SLEEPER and a hash. */
+BPF_HASH(more_stacks, u32, struct frames, MAX_MORE_STACKS);
 /* Where a stack is read to: for wake-ups, for the look of the collector, for timers. */
 BPF_PERCPU_ARRAY(scratch, struct frames, 3);
 

@@ -35,7 +35,11 @@
 #define NO_STACK -1
 /* x86's call of a function at a distance from the next instruction. */
 #define CALL_REL32 0xe8
-/* Ids of stacks in `sleepers` start here, above all slots of `stacks`. */
+/*
+ * Ids of stacks in `more_stacks` start here, above all slots of `stacks`: first those whose slot
+ * another has taken, then those of threads that were asleep when they were read.
+ */
+#define FIRST_CROWDED (1 << 29)
 #define FIRST_SLEEPER (1 << 30)
 
 #define OP_IN_FLIGHT 1	   /* set by the collector on rows it read from `threads` */

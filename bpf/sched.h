@@ -5,6 +5,8 @@
  * look-up for each of the two threads.
  */
 
+#define EEXIST 17
+
 /* What the `call` before this return address calls; 0 if its operand does not say. */
 static __always_inline u64 called_before(u64 address)
 {
@@ -18,15 +20,49 @@ static __always_inline u64 called_before(u64 address)
 	return call.opcode == CALL_REL32 ? address + call.distance : 0;
 }
 
+/* The id under which `more_stacks` keeps a stack; `first`: that of its kind. NO_STACK if full. */
+static __always_inline s32 kept(struct frames *frames, u32 first)
+{
+	u32 hash = 2166136261, id;
+
+#pragma unroll
+	for (u32 i = 0; i < MAX_FRAMES; i++)
+		hash = (hash ^ (u32)frames->ip[i]) * 16777619;
+	id = first | (hash & (first - 1));
+	if (more_stacks.lookup(&id) || !more_stacks.update(&id, frames))
+		return id;
+	return NO_STACK;
+}
+
 /*
- * The id in `sleepers` of a sleeping task's stack, or an errno. The kernel leaves out the
+ * The id of the current stack, or an errno. Interrupts are off where this is asked: the scratch
+ * is ours.
+ */
+static __always_inline s32 current_stack(void *ctx)
+{
+	s32 id = stacks.get_stackid(ctx, 0);
+	u32 slot = 0;
+	struct frames *frames = scratch.lookup(&slot);
+
+	/* Another stack, of which nothing but the hash is the same, has its slot for good. */
+	if (id == -EEXIST && frames) {
+		__builtin_memset(frames, 0, sizeof(*frames));
+		if (bpf_get_stack(ctx, frames->ip, sizeof(frames->ip), 0) > 0)
+			id = kept(frames, FIRST_CROWDED);
+	}
+	if (id < 0)
+		count_loss(LOSS_STACK);
+	return id;
+}
+
+/*
+ * The id in `more_stacks` of a sleeping task's stack, or an errno. The kernel leaves out the
  * functions that lead to the scheduler (stack_trace_consume_entry_nosched()), and with them
  * whether it waits for a lock: which of them was called, its caller tells.
  */
 static __always_inline s32 sleeper_stack(u64 task, u32 slot)
 {
 	struct frames *frames = scratch.lookup(&slot);
-	u32 hash = 2166136261;
 	s32 id, bytes;
 
 	if (!frames)
@@ -39,14 +75,9 @@ static __always_inline s32 sleeper_stack(u64 task, u32 slot)
 		return bytes < 0 ? bytes : NO_STACK;
 	}
 	frames->ip[0] = called_before(frames->ip[1]);
-#pragma unroll
-	for (u32 i = 0; i < MAX_FRAMES; i++)
-		hash = (hash ^ (u32)frames->ip[i]) * 16777619;
-	id = FIRST_SLEEPER | (hash & (FIRST_SLEEPER - 1));
-	if (!sleepers.lookup((u32 *)&id) && sleepers.update((u32 *)&id, frames)) {
+	id = kept(frames, FIRST_SLEEPER);
+	if (id < 0)
 		count_loss(LOSS_STACK);
-		return NO_STACK;
-	}
 	return id;
 }
 
@@ -172,11 +203,8 @@ int on_sched_switch(struct bpf_raw_tracepoint_args *ctx)
 			op->off_kind = state ? WAIT_BLOCKED : WAIT_RUNNABLE;
 			op->off_stack = NO_STACK;
 			/* A young operation's is read once the wait has turned out to be long. */
-			if (state && !is_answering(op) && now - op->begin_ns >= stack_ns()) {
-				op->off_stack = stacks.get_stackid(ctx, 0);
-				if (op->off_stack < 0)
-					count_loss(LOSS_STACK);
-			}
+			if (state && !is_answering(op) && now - op->begin_ns >= stack_ns())
+				op->off_stack = current_stack(ctx);
 			op->off_ns = now;
 			if (!state)
 				op_queued(op, prev, now);
@@ -217,9 +245,7 @@ int on_sched_waking(unsigned long long *ctx)
 	if (now - op->off_ns >= stack_ns()) {
 		if (op->off_stack == NO_STACK)
 			op->off_stack = sleeper_stack(task, 0);
-		op->waker_stack = stacks.get_stackid(ctx, 0);
-		if (op->waker_stack < 0)
-			count_loss(LOSS_STACK);
+		op->waker_stack = current_stack(ctx);
 		note_current(&op->waker);
 		note_answer(ctx, current_task(), op, now);
 	}

@@ -28,7 +28,7 @@ from tracer.outbox import Interval
 from tracer.procfs.held_open import Exported, KernelLog, Samples
 from tracer.record_offsets import U32, U64, At
 from tracer.records import (
-    FIRST_SLEEPER,
+    FIRST_CROWDED,
     MAP_SIZES,
     CountKey,
     HolderRec,
@@ -322,7 +322,7 @@ class Collector:
             self._known_stacks.add(identifier)
             if identifier < 0:
                 continue
-            name = "stacks" if identifier < FIRST_SLEEPER else "sleepers"
+            name = "stacks" if identifier < FIRST_CROWDED else "more_stacks"
             value = bpf.lookup(self._maps[name], U32.pack(identifier), 8 * _STACK_DEPTH)
             if value is not None:
                 addresses = struct.unpack(f"<{_STACK_DEPTH}Q", value)

@@ -34,6 +34,7 @@ WAIT_RUNNING: Final = 5
 MAX_WAITS: Final = 8
 
 NO_STACK: Final = -1
+FIRST_CROWDED: Final = 1 << 29
 FIRST_SLEEPER: Final = 1 << 30
 
 OP_IN_FLIGHT: Final = 1
@@ -60,7 +61,7 @@ MAP_SIZES: Final = {
     "MAX_THREADS": 8192,
     "MAX_PLACES": 1 << 16,
     "MAX_RPCS": 16384,
-    "MAX_SLEEPERS": 2048,
+    "MAX_MORE_STACKS": 2048,
     "MAX_XPRTS": 4096,
     "MAX_PROCS": 16384,
     "MAX_HELD": 4096,

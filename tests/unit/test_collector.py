@@ -10,7 +10,7 @@ import pytest
 
 from tracer.collector import Collector
 from tracer.host import possible_processors
-from tracer.records import MAP_SIZES
+from tracer.records import FIRST_CROWDED, FIRST_SLEEPER, MAP_SIZES
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ bpf.program_exists = lambda number: number != 3
 bpf.attach_raw_tracepoint = lambda *_: os.dup(0)
 pairs = "latency waits counts uses".split()
 pairs = [f"{name}{half}" for name in pairs for half in ("", 0, 1)]
-others = "threads ops places spare rpcs listeners held frozen ring lost procs stacks sleepers"
+others = "threads ops places spare rpcs listeners held frozen ring lost procs stacks more_stacks"
 others += " exported exported_bits foreign crew crew_size shortage"
 names = [*pairs, *others.split()]
 maps = {name: number for number, name in enumerate(names)}
@@ -132,3 +132,18 @@ def test_of_very_many_processes_the_latest_are_known(
         assert bare._processes({identity}).startswith(identity)
     assert list(bare._known_processes) == [b"b", b"c"]
     assert asked == [b"a", b"b", b"c"]
+
+
+def test_a_stack_is_looked_up_where_its_id_says(
+    bare: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[int, int] = {}
+
+    def lookup(fd: int, key: bytes, size: int) -> bytes:
+        asked[int.from_bytes(key, "little")] = fd
+        return bytes(size)
+
+    monkeypatch.setattr("tracer.kernel.bpf.lookup", lookup)
+    bare._maps, bare._known_stacks = {"stacks": 3, "more_stacks": 4}, set()
+    bare._stacks({-1, 5, FIRST_CROWDED - 1, FIRST_CROWDED, FIRST_SLEEPER + 7})
+    assert asked == {5: 3, FIRST_CROWDED - 1: 3, FIRST_CROWDED: 4, FIRST_SLEEPER + 7: 4}

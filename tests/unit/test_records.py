@@ -39,6 +39,7 @@ CONSTANTS = {
     "SIDE_CLIENT": records.SIDE_CLIENT,
     "MAX_WAITS": records.MAX_WAITS,
     "NO_STACK": records.NO_STACK,
+    "FIRST_CROWDED": records.FIRST_CROWDED,
     "FIRST_SLEEPER": records.FIRST_SLEEPER,
     "OP_IN_FLIGHT": records.OP_IN_FLIGHT,
     "RPC_ENDED": records.RPC_ENDED,
