@@ -145,15 +145,20 @@ static __always_inline void read_comm(u64 task, char *comm)
 /* Address part of a struct sockaddr_storage as 16 bytes, IPv4 mapped. */
 static __always_inline void read_peer(u64 sockaddr, u8 *peer)
 {
-	u16 family = 0;
+	struct {
+		u16 family;
+		u16 port;
+		u32 v4;
+		u8 v6[16];
+	} address = {};
 
-	bpf_probe_read_kernel(&family, sizeof(family), (void *)sockaddr);
-	if (family == AF_INET) {
+	bpf_probe_read_kernel(&address, sizeof(address), (void *)sockaddr);
+	if (address.family == AF_INET) {
 		peer[10] = 0xff;
 		peer[11] = 0xff;
-		bpf_probe_read_kernel(peer + 12, 4, (void *)(sockaddr + 4));
-	} else if (family == AF_INET6) {
-		bpf_probe_read_kernel(peer, 16, (void *)(sockaddr + 8));
+		__builtin_memcpy(peer + 12, &address.v4, sizeof(address.v4));
+	} else if (address.family == AF_INET6) {
+		__builtin_memcpy(peer, address.v6, sizeof(address.v6));
 	}
 }
 

@@ -42,6 +42,8 @@ struct deferred_rec {
 	u32 pad;
 };
 BPF_LRU_HASH(deferred, struct request_key, struct deferred_rec, MAX_XPRTS);
+/* How many there have been: where there was none, none is looked for. */
+BPF_ARRAY(deferrals, u64, 1);
 
 #include "svc_sock.h"
 #include "disk.h"
@@ -173,9 +175,12 @@ static __always_inline void request_of(u64 rqst, struct request_key *key)
 /* It was put off before, for the time since then. */
 static __always_inline void was_deferred(struct op_rec *op, struct request_key *request)
 {
-	struct deferred_rec *rec = deferred.lookup(request);
 	struct wait_rec key = { .kind = WAIT_BLOCKED, .waker_stack = -1 };
+	struct deferred_rec *rec;
+	u32 zero = 0;
+	u64 *any = deferrals.lookup(&zero);
 
+	rec = any && *any ? deferred.lookup(request) : NULL;
 	if (!rec)
 		return;
 	/* A retransmission has an arrival of its own. */
@@ -401,9 +406,12 @@ int on_svc_defer(struct bpf_raw_tracepoint_args *ctx)
 	struct op_rec *op = current_op();
 	struct request_key request = {};
 	struct deferred_rec rec = {};
+	u32 zero = 0;
+	u64 *any = deferrals.lookup(&zero);
 
-	if (!op || !op->begin_ns)
+	if (!op || !op->begin_ns || !any)
 		return 0;
+	__sync_fetch_and_add(any, 1);
 	request_of(ctx->args[0], &request);
 	__builtin_memcpy(op->peer, request.peer, sizeof(op->peer));
 	count_op(op, op->active ? op->op : 0, COUNT_DEFERRED, 0);
