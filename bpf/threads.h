@@ -61,7 +61,7 @@ static __always_inline struct op_rec *current_op(void)
 /* A blank record for a thread that has none; NULL if there is no room. */
 static __always_inline struct op_rec *add_op(u32 tid)
 {
-	u32 zero = 0, slot = 0;
+	u32 zero = 0, slot = 0, *known;
 	struct op_rec *blank = zero_op.lookup(&zero), *op;
 	u64 *at = place_at(tid);
 
@@ -76,11 +76,15 @@ static __always_inline struct op_rec *add_op(u32 tid)
 	if (!op)
 		return NULL;
 	op->tid = tid;
-	/* Who wakes a thread may have come first. */
 	if (threads.insert(&tid, &slot)) {
 		op->tid = 0;
 		spare.push(&slot, BPF_ANY);
-		return op_of(tid);
+		/* Who wakes a thread may have come first. */
+		known = threads.lookup(&tid);
+		if (!known)
+			return NULL;
+		slot = *known;
+		op = ops.lookup(&slot);
 	}
 	*at = place_of(tid, slot);
 	return op;
