@@ -148,7 +148,8 @@ OPERATIONS = Table(
 WAITS = Table(
     "waits",
     "Time in which a thread inside an operation did not run. Rows with op_id belong to "
-    "one row of operations; rows without sum up all faster operations of the interval.",
+    "one row of operations; rows without sum up the faster operations "
+    "of the interval: what they waited for, and on a server what held its threads.",
     (
         _TS,
         _n("op_id", "int64", "the operation, null for the interval's sums", "1099511627781"),
