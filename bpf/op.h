@@ -185,8 +185,7 @@ static __always_inline void add_interval_wait(struct op_rec *op, struct wait_rec
  */
 static __always_inline bool is_telling(struct op_rec *op, struct wait_rec *wait)
 {
-	return (op->side == SIDE_SERVER && wait->kind != WAIT_RUNNABLE) || wait->group ||
-	       wait->stack >= 0 || wait->waker.tgid;
+	return op->side == SIDE_SERVER || wait->group || wait->stack >= 0 || wait->waker.tgid;
 }
 
 /* The operation is over: sent one by one if wanted, else its waits are summed. */

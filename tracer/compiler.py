@@ -16,6 +16,8 @@ import re
 import resource
 import socket
 import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -167,7 +169,7 @@ def _load(
     probe: probes.Probe,
     maps: dict[str, int],
     btf: Btf,
-    btf_fds: dict[str, int],
+    btf_fds: Mapping[str, int],
 ) -> int:
     code = objects.attach(compiled.programs[probe.template or probe.program], maps)
     if probe.template is not None:
@@ -179,8 +181,6 @@ def _load(
     else:
         identifier = btf.function_id(probe.module, probe.target)
     assert identifier is not None  # the plan has asked BTF for it
-    if probe.module != "vmlinux" and probe.module not in btf_fds:
-        btf_fds[probe.module] = bpf.module_btf_fd(probe.module)
     return bpf.load_program(
         code,
         bpf.PROG_TYPE_TRACING,
@@ -189,6 +189,26 @@ def _load(
         identifier,
         btf_fds.get(probe.module, 0),
     )
+
+
+def _load_all(
+    compiled: Object, planned: Sequence[probes.Probe], maps: dict[str, int], btf: Btf
+) -> list[int | OSError]:
+    """Return for each probe its program's fd, or why the kernel refuses it.
+
+    Nearly all the time goes to the kernel's verifier, which takes a program on each CPU.
+    """
+    modules = {probe.module for probe in planned if probe.kind not in ("raw_tp", "run")}
+    btf_fds = {module: bpf.module_btf_fd(module) for module in modules - {"vmlinux"}}
+
+    def load(probe: probes.Probe) -> int | OSError:
+        try:
+            return _load(compiled, probe, maps, btf, btf_fds)
+        except OSError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(load, planned))
 
 
 def kernel_types() -> Btf:
@@ -242,12 +262,11 @@ def compile_and_load(sides: list[str]) -> tuple[dict[str, Any], list[int]]:
         ) from error
     loaded: list[tuple[probes.Probe, int]] = []
     missing = [(m.probe, m.reason) for m in plan.missing]
-    btf_fds: dict[str, int] = {}
-    for probe in plan.probes:
-        try:
-            loaded.append((probe, _load(compiled, probe, maps, btf, btf_fds)))
-        except OSError as error:
-            missing.append((probe, str(error)))
+    for probe, result in zip(plan.probes, _load_all(compiled, plan.probes, maps, btf), strict=True):
+        if isinstance(result, OSError):
+            missing.append((probe, str(result)))
+        else:
+            loaded.append((probe, result))
     reply = {
         "maps": list(maps),
         "programs": [_described(probe) for probe, _ in loaded],
