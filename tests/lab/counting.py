@@ -77,6 +77,15 @@ NOENT = 2
 BESIDE = {"MOUNT", "LOCK", "UNLOCK", "TEST", "MONITOR", "SET", "UNSET", "GETPORT", "GETACL", "NULL"}
 # Of them, what the lock manager is asked for.
 NLM = ("LOCK", "UNLOCK", "TEST")
+# Calls that any work makes and that are timed on both sides of every kernel.
+CALLS = {
+    *("open", "write", "fsync", "getattr", "setattr", "readdir", "readlink"),
+    *("mkdir", "rmdir", "link", "symlink", "unlink", "rename"),
+}
+HOOKS = {
+    *("security_file_open", "security_inode_permission"),
+    *(f"security_inode_{call}" for call in CALLS - {"open", "write", "fsync", "readdir"}),
+}
 # Of one mount in mountstats: its server, where it is, and its operations.
 STATS = (
     r"^device (\S+):\S+ mounted on (\S+) with fstype nfs.*?per-op statistics\n"
@@ -210,6 +219,10 @@ def compare(
             locks = {op: counted[op] for op in NLM}
 
     document = whole(server.report(tmp_path))
+    for running in (client, server):
+        for layer, names in (("vfs", CALLS), ("hook", HOOKS)):
+            lacking = names - recorded(tmp_path / running.name, running.guest, layer).keys()
+            assert not lacking, (running.guest, layer, lacking)
     missed = document["losses"].get("missed_event", 0)
     refused = {row["status"] for row in document["counts"] if row["kind"] == "status"}
     assert NOENT in refused
