@@ -79,7 +79,7 @@ BESIDE = {"MOUNT", "LOCK", "UNLOCK", "TEST", "MONITOR", "SET", "UNSET", "GETPORT
 NLM = ("LOCK", "UNLOCK", "TEST")
 # Calls that any work makes and that are timed on both sides of every kernel.
 CALLS = {
-    *("open", "write", "fsync", "getattr", "setattr", "readdir", "readlink"),
+    *("open", "write", "fsync", "getattr", "setattr", "readdir"),
     *("mkdir", "rmdir", "link", "symlink", "unlink", "rename"),
 }
 HOOKS = {
