@@ -28,6 +28,8 @@ class Crew:
         self._maps = maps
         self._stats = Texts(paths)
         self._size = CrewSize()
+        # What is told are sums, of which the first is where counting begins: nothing yet.
+        self._told = False
         self._full_at_first = False
         self._none_ns = 0
 
@@ -51,11 +53,12 @@ class Crew:
         self._tell()
         # Two stamps are not read at once: it may seem to go back by what has just ended.
         self._none_ns = max(self._none_ns, rec.none_ns + self._going_on_ns(rec, busy, now_ns))
+        first, self._told = not self._told, True
         return {
             "threads": threads,
             "busy": max(0, min(busy, threads)),
-            "none_free_us": self._none_ns // 1000,
-            "none_free_times": rec.times + self._full_at_first,
+            "none_free_us": 0 if first else self._none_ns // 1000,
+            "none_free_times": 0 if first else rec.times + self._full_at_first,
         }
 
     def _going_on_ns(self, rec: CrewRec, busy: int, now_ns: int) -> int:

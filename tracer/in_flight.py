@@ -28,6 +28,8 @@ from tracer.records import (
 from tracer.thread_table import ThreadTable
 
 _IDLE_RPC_NS: Final = 60_000_000_000
+# EJUKEBOX, NFS4ERR_DELAY, NFS4ERR_GRACE.
+_COME_LATER: Final = frozenset({-528, -10008, -10013})
 
 
 class InFlight:
@@ -166,11 +168,31 @@ class InFlight:
                 # Of the few at whose address no task has begun since, for room.
                 if now_ns - begin_ns > _IDLE_RPC_NS:
                     self._forget_rpc(task, record)
+                elif again := self._to_be_sent_again(task, record):
+                    yield again
                 continue
             if not self._is_task_of(U64.unpack(task)[0], record):
                 self._forget_rpc(task, record)
                 continue
             yield _flagged(record, At.rpc_flags)
+
+    def _to_be_sent_again(self, key: bytes, record: bytes) -> bytes | None:
+        """Return what has ended as the RPC that its task is going to send, None if it is not.
+
+        One that the server told to come later. Nothing but the task tells that it goes on: it
+        lives, and its times have begun anew.
+        """
+        ended = RpcRec.from_buffer_copy(record)
+        if ended.status not in _COME_LATER:
+            return None
+        (task,) = U64.unpack(key)
+        client = self._memory.u64(task, "rpc_task.tk_client")
+        start_ns = self._memory.u64(task, "rpc_task.tk_start") or 0
+        if not client or start_ns < ended.begin_ns:
+            return None
+        ended.begin_ns, ended.flags = start_ns, OP_IN_FLIGHT
+        ended.before, ended.status, ended.xid = ended.status, 0, 0
+        return bytes(ended)
 
     def _forget_rpc(self, task: bytes, record: bytes) -> None:
         """Remove an RPC, unless another has begun at its address since it was read."""

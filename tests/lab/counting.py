@@ -77,6 +77,15 @@ NOENT = 2
 BESIDE = {"MOUNT", "LOCK", "UNLOCK", "TEST", "MONITOR", "SET", "UNSET", "GETPORT", "GETACL", "NULL"}
 # Of them, what the lock manager is asked for.
 NLM = ("LOCK", "UNLOCK", "TEST")
+# Calls that any work makes and that are timed on both sides of every kernel.
+CALLS = {
+    *("open", "write", "fsync", "getattr", "setattr", "readdir"),
+    *("mkdir", "rmdir", "link", "symlink", "unlink", "rename"),
+}
+HOOKS = {
+    *("security_file_open", "security_inode_permission"),
+    *(f"security_inode_{call}" for call in CALLS - {"open", "write", "fsync", "readdir"}),
+}
 # Of one mount in mountstats: its server, where it is, and its operations.
 STATS = (
     r"^device (\S+):\S+ mounted on (\S+) with fstype nfs.*?per-op statistics\n"
@@ -221,6 +230,11 @@ def compare(
             # Nobody else counts these: but what the one asked for the other was asked for.
             assert missed or all(locks.values())
             assert missed or locks == {op: counted[op] for op in NLM}
+
+    for running in (client, server):
+        for layer, names in (("vfs", CALLS), ("hook", HOOKS)):
+            lacking = names - recorded(tmp_path / running.name, running.guest, layer).keys()
+            assert not lacking, (running.guest, layer, lacking)
     return asked
 
 

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from conftest import REPOSITORY, Guests
-from recording import Recording, lost, recording, until
+from recording import Recording, lost, recording, undone, until
 
 from tracer.model import HostCapture
 from tracer.reader import read_captures
@@ -49,6 +50,21 @@ for address in sys.argv[2:]:
         connection.sendall(call)
         assert len(connection.recv(100)) >= 28
 """
+
+# A client that makes a folder where there is none, as often as told in the very same words: as
+# one does that has heard nothing.
+MAKE = """
+import socket, struct, sys
+credentials = struct.pack(">9I", 1, 20, 0, 0, 0, 0, 0, 0, 0)
+arguments = struct.pack(">I8sI4s6I", 8, b"nonsense", 1, b"x", 0, 0, 0, 0, 0, 0)
+call = struct.pack(">6I", 7, 0, 2, 100003, 3, 9) + credentials + arguments
+server, client, times = sys.argv[1:]
+with socket.create_connection((server, 2049), 60, (client, 0)) as connection:
+    for _ in range(int(times)):
+        connection.sendall(struct.pack(">I", 1 << 31 | len(call)) + call)
+        assert len(connection.recv(1000)) >= 24
+"""
+STRANGER, ASKED = "10.78.0.1", "10.78.255.1"
 
 
 def await_event(running: Recording, text: str) -> None:
@@ -156,3 +172,37 @@ def test_many_clients_and_a_server_that_restarts(
     (capture,) = read_captures([tmp_path / "clients"])
     assert f"/{COMM}" in {op.file for op in capture.operations}
     assert all(line.isprintable() for line in report_text(tmp_path / "clients").split("\n"))
+
+
+def reply_cache_hits(lab: Guests) -> int:
+    return int(lab.exec("server", "awk '/^rc/ {print $2}' /proc/net/rpc/nfsd").stdout)
+
+
+def test_what_is_repeated_or_put_off(lab: Guests, tmp_path: Path) -> None:
+    """A request in the reply cache, and one that has to wait for mountd."""
+    with ExitStack() as stack:
+        for guest, address in (("server", ASKED), ("client", STRANGER)):
+            of = f"{address}/16 dev eth0"
+            stack.enter_context(undone(lab, guest, f"ip addr add {of}", f"ip addr del {of}"))
+        running = stack.enter_context(recording(lab, "server", "/var/tmp/beside"))
+        before = reply_cache_hits(lab)
+        lab.exec("client", f"python3 -c '{MAKE}' $SERVER $CLIENT 3")
+        hits = reply_cache_hits(lab) - before
+        stop, go_on = (f"pkill -{signal} -x rpc.mountd" for signal in ("STOP", "CONT"))
+        with undone(lab, "server", stop, go_on):
+            waiting = lab.spawn("client", f"python3 -c '{MAKE}' {ASKED} {STRANGER} 1")
+            # A thread waits for 5 s before it puts the request off.
+            lab.exec("server", "sleep 7")
+        assert waiting.wait(60) == 0
+        assert running.end() == 0, running.said()
+    code, document = running.report(tmp_path)
+    assert (code, lost(document["losses"]), document["incomplete"]) == (0, {}, [])
+    counts = Counter[tuple[str, int | None]]()
+    for row in document["counts"]:
+        if row["kind"] in ("reply_cache", "deferred"):
+            counts[row["kind"], row["status"]] += row["count"]
+    # 1: the old reply is sent once more.
+    assert counts == {("reply_cache", 1): hits, ("deferred", None): 1}
+    assert hits == 2
+    causes = document["stall"]["causes"]
+    assert causes["upcall"] == max(causes.values()) >= 5_000_000

@@ -41,20 +41,6 @@ def missed(document: dict[str, Any]) -> dict[str, set[str]]:
     return {host["host"]: set(host["probes_missing"]) for host in document["hosts"]}
 
 
-def check_both_sides(lab: Guests, tmp_path: Path, kernel: Kernel) -> None:
-    """All programs of a host that is server and client load and attach, triggered or not."""
-    load, unload = "modprobe -a nfs nfsv3 nfsv4", "modprobe -r nfsv4 nfsv3 nfs"
-    # Our programs are gone a moment after we are.
-    with (
-        undone(lab, "server", load, f"until {unload}; do sleep 0.1; done"),
-        recording(lab, "server", "/var/tmp/both", "--side both") as running,
-    ):
-        assert running.end() == 0, running.said()
-    _, document = running.report(tmp_path)
-    assert document["hosts"][0]["side"] == ["server", "client"]
-    assert missed(document) == {"server": set.union(*lacks(kernel).values())}
-
-
 @pytest.fixture(scope="module", params=OTHERS, ids=lambda kernel: str(kernel.name))
 def kernel(request: pytest.FixtureRequest) -> Kernel:
     found: Kernel = request.param
@@ -98,10 +84,6 @@ def test_lacks_exactly_what_is_listed(kernel: Kernel, outcome: dict[str, Any]) -
     assert missed(outcome["report"]) == lacks(kernel)
 
 
-def test_both_sides_fit_into_one_recording(kernel: Kernel, guests: Guests, tmp_path: Path) -> None:
-    check_both_sides(guests, tmp_path, kernel)
-
-
 def test_calls_and_rpcs_are_counted(outcome: dict[str, Any]) -> None:
     seen = {(row["side"], row["layer"]) for row in outcome["report"]["latency"]}
     assert {("server", "rpc"), ("client", "rpc"), ("client", "vfs")} <= seen
@@ -126,7 +108,19 @@ def test_default_kernel_lacks_exactly_what_is_listed(lab: Guests, tmp_path: Path
         captures.append(lab.fetch(guest, running.folder, tmp_path / guest))
     _, document = report(*captures)
     assert missed(document) == lacks(kernels.choose(None))
-    check_both_sides(lab, tmp_path, kernels.choose(None))
+
+
+def test_both_sides_fit_into_one_recording(lab: Guests, tmp_path: Path) -> None:
+    load, unload = "modprobe -a nfs nfsv3 nfsv4", "modprobe -r nfsv4 nfsv3 nfs"
+    # Our programs are gone a moment after we are.
+    with (
+        undone(lab, "server", load, f"until {unload}; do sleep 0.1; done"),
+        recording(lab, "server", "/var/tmp/both", "--side both") as running,
+    ):
+        assert running.end() == 0, running.said()
+    _, document = running.report(tmp_path)
+    assert document["hosts"][0]["side"] == ["server", "client"]
+    assert missed(document) == {"server": set.union(*lacks(kernels.choose(None)).values())}
 
 
 def test_every_degradation_has_its_reason() -> None:

@@ -42,7 +42,19 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 @pytest.fixture
 def crew(kernel: Kernel, tmp_path: Path) -> Crew:
-    return Crew({"crew": 1, "crew_size": 2}, [str(tmp_path / "nfsd")])
+    """Return it as it is once its first figures were taken."""
+    crew = Crew({"crew": 1, "crew_size": 2}, [str(tmp_path / "nfsd")])
+    crew.figures(100 * S)
+    return crew
+
+
+def test_the_first_figures_are_where_the_sums_begin(kernel: Kernel, tmp_path: Path) -> None:
+    crew = Crew({"crew": 1, "crew_size": 2}, [str(tmp_path / "nfsd")])
+    crew.were_at_work(8)
+    figures = crew.figures(101 * S) or {}
+    assert (figures["none_free_us"], figures["none_free_times"]) == (0, 0)
+    figures = crew.figures(102 * S) or {}
+    assert (figures["none_free_us"], figures["none_free_times"]) == (2_000_000, 1)
 
 
 def test_time_in_which_none_is_free_goes_on(kernel: Kernel, crew: Crew) -> None:

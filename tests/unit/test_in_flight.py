@@ -108,6 +108,34 @@ def test_rpcs_that_have_ended_are_not_in_flight_and_go_at_last(
     assert deleted == [(5, b"old")]
 
 
+@pytest.mark.parametrize(
+    ("status", "client", "start_ns", "shown"),
+    [
+        (-10008, 1, 9, True),
+        (-528, 1, 8, True),
+        # Success, a task that has been released, and one that is about to be.
+        (0, 1, 9, False),
+        (-10008, 0, 9, False),
+        (-10008, 1, 7, False),
+    ],
+)
+def test_an_rpc_that_is_told_to_come_later_goes_on(
+    bare: InFlight, status: int, client: int, start_ns: int, shown: bool
+) -> None:
+    class Memory:
+        def u64(self, _task: int, path: str) -> int:
+            return {"rpc_task.tk_client": client, "rpc_task.tk_start": start_ns}[path]
+
+    ended = RpcRec(op_id=4, begin_ns=8, status=status, flags=RPC_ENDED, xid=5, parent_id=3)
+    bare._memory, bare._threshold_ns = Memory(), 10  # type: ignore[assignment]
+    bare._rpcs = Records((bytes(8), ended))  # type: ignore[assignment]
+    found = [RpcRec.from_buffer_copy(record) for record in bare.rpcs(5_000)]
+    assert [(r.op_id, r.parent_id, r.begin_ns, r.before, r.status, r.xid) for r in found] == (
+        [(4, 3, start_ns, status, 0, 0)] if shown else []
+    )
+    assert all(record.flags == OP_IN_FLIGHT for record in found)
+
+
 def test_an_rpc_in_flight_is_known_by_the_start_of_its_task(
     bare: InFlight, monkeypatch: pytest.MonkeyPatch
 ) -> None:
