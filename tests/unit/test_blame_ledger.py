@@ -15,8 +15,10 @@ from blame_cases import (
     INTERRUPT,
     IO_WAIT,
     LOCK_WAIT,
+    QAXSAFED,
     REDIS,
     RPC_WAIT,
+    SCHEDULE,
     SERVER,
     START,
     UNLOCK,
@@ -24,6 +26,7 @@ from blame_cases import (
     client,
     held,
     listener,
+    processes,
     rpc,
     served,
     server,
@@ -38,7 +41,24 @@ from tracer.blame.charge import RUNNING, UNKNOWN, bill, split
 from tracer.blame.intervals import Stretch
 from tracer.blame.ledger import Ledger
 from tracer.blame.occupancy import Occupancy
-from tracer.model import DiskUse, IntervalWaits, Operation, ProcessKey, Wait
+from tracer.model import (
+    DiskUse,
+    IntervalWaits,
+    JournalUse,
+    Operation,
+    Process,
+    ProcessKey,
+    Wait,
+)
+
+NFSD = ProcessKey(190, 2_000_000)
+COMMIT_WAIT = (
+    *SCHEDULE,
+    "jbd2_log_wait_commit",
+    "ext4_fsync_journal",
+    "ext4_sync_file",
+    "nfsd_commit",
+)
 
 
 def causes(captures, op):
@@ -119,11 +139,11 @@ class TestQueue:
         assert charge.culprit is not None
         assert (charge.culprit.kind, charge.culprit.name) == ("setting", "nfsd threads")
 
-    def one_after_the_other(self, disk="vdb", took=0.08, **changes):
+    def one_after_the_other(self, disk="vdb", took=0.08, stack=IO_WAIT, **changes):
         """One thread, on which each operation waits for a disk for most of its time."""
         begins = [10 + number * took for number in range(20)]
         ops = [
-            served(begin, begin + took, wait(begin, begin + took, IO_WAIT), disk=disk)
+            served(begin, begin + took, wait(begin, begin + took, stack), disk=disk, device="vdb")
             for begin in begins
         ]
         victim = served(10, begins[-1] + took, queue=20 * took - 0.001)
@@ -132,6 +152,18 @@ class TestQueue:
     def test_threads_that_wait_for_a_disk_one_after_the_other_are_too_few(self):
         capture, victim = self.one_after_the_other()
         assert causes([capture], victim) == {"threads": 1.599, "running": 0.001}
+
+    @pytest.mark.parametrize(
+        ("filled_by", "cause"),
+        [((), "journal"), ((NFSD,), "threads"), ((NFSD, AGENT), "journal")],
+    )
+    def test_of_a_journal_it_must_be_known_who_filled_it(self, filled_by, cause):
+        uses = tuple(JournalUse(who, "vdb", us(10), us(11.6), 9, 9) for who in filled_by)
+        rows = processes(QAXSAFED, Process(NFSD, comm="nfsd", kthread=True))
+        capture, victim = self.one_after_the_other(
+            stack=COMMIT_WAIT, journal_use=uses, processes=rows
+        )
+        assert set(causes([capture], victim)) == {cause, "running"}
 
     @pytest.mark.parametrize(
         "changes",

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import pytest
-from blame_cases import CLIENT, SCHEDULE, client, named, processes, served, server, us, wait
+from blame_cases import (
+    CLIENT,
+    SCHEDULE,
+    SERVER,
+    START,
+    call,
+    client,
+    named,
+    processes,
+    rpc,
+    served,
+    server,
+    us,
+    wait,
+)
 
 from tracer.blame import analyse
+from tracer.model import Sample
 
 SLOW = "10.9.0.3"
 SENDING = (
@@ -50,6 +65,20 @@ def test_it_has_its_own_name_if_it_was_recorded():
     there = client(host="client2", addresses=frozenset({SLOW}))
     analysis = analyse([of_two_threads(sending(), sending()), there])
     assert named(analysis) == [("host", "client2", "network")]
+
+
+@pytest.mark.parametrize(("waited", "name"), [(4, "client2"), (0.05, SERVER)])
+def test_the_rest_of_its_network_is_its_own_too(waited, name):
+    """What is left over of its RPCs is of the same link as the replies that did not get out."""
+    vfs = call(10, 24)
+    sent = rpc(10, 24, xid=5, parent_id=vfs.op_id, transmits=3)
+    there = served(12, 18, wait(12, 12 + waited, SENDING), peer=SLOW, xid=5)
+    lossy = (Sample(START, "tcp", None, "retrans_segs_per_s", 9),)
+    here = client([vfs, sent], host="client2", addresses=frozenset({SLOW}), samples=lossy)
+    analysis = analyse([server([there]), here])
+    (first, *more) = analysis.verdict.culprits
+    assert (first.culprit.name, first.cause, more) == (name, "network", [])
+    assert first.stall_us == pytest.approx(us(8 + (waited if waited > 1 else 0)), abs=us(0.1))
 
 
 def test_of_a_reply_under_way_too():

@@ -191,3 +191,15 @@ def test_a_waker_releasing_is_evidence_for_its_cause_only():
     assert not releases("frozen", stack)
     assert not releases("disk", stack)
     assert not releases("lock", ("try_to_wake_up", "kick_pool"))
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        # As seen on 6.1: up_write() is inlined into whoever gives the inode's lock up.
+        "try_to_wake_up wake_up_q rwsem_wake ext4_fallocate vfs_fallocate __x64_sys_fallocate",
+        "try_to_wake_up wake_up_q rwsem_wake do_renameat2 __x64_sys_rename do_syscall_64",
+    ],
+)
+def test_a_folders_or_files_lock_is_given_up(stack):
+    assert releases("lock", tuple(stack.split()))

@@ -23,6 +23,10 @@ class Fillers:
             uses[use.device].append(use)
         self._uses = {device: Timeline(rows) for device, rows in uses.items()}
 
+    def know(self, device: str | None) -> bool:
+        """Return whether it is recorded who fills a device's journal."""
+        return device in self._uses
+
     def shares(self, device: str | None, start: int, end: int) -> dict[ProcessKey, float]:
         """Return who filled which part of what was committed during a wait; nfsd's is left out.
 

@@ -194,8 +194,8 @@ class Ledger:
         return stretches(start, end, parts)
 
     def _is_at_work(self, host: int, op: Operation, span: Span) -> bool:
-        of_storage = self._finding(host, op, span).wait_class in OF_STORAGE
-        return of_storage and self.hosts[host].storage.is_free(op, span)
+        cause = self._finding(host, op, span).wait_class
+        return cause in OF_STORAGE and self.hosts[host].storage.is_free(op, span, cause)
 
     def _waits(self, host: int, op: Operation) -> list[tuple[Span, Mix]]:
         """Return the operation's waits and what each of them went to."""

@@ -170,10 +170,12 @@ class Remote:
             return {RUNNING: end - start}
         server = self._ledger.join.server_at(host, rpc.peer)
         if server is None:
-            return {_network(rpc): end - start}
+            return {self._network(host, rpc): end - start}
         # A server whose threads are all held reads no socket: the sender waits for that.
         return filled(
-            self._busy_mix(host, server, start, end, in_flight=False), end - start, _network(rpc)
+            self._busy_mix(host, server, start, end, in_flight=False),
+            end - start,
+            self._network(host, rpc),
         )
 
     def _remote_mix(self, host: int, rpc: Operation, phase: Phase, start: int, end: int) -> Mix:
@@ -209,7 +211,7 @@ class Remote:
         before = min(end, arrives) - start
         if before > 0:
             # If its arrival was not seen it may have lain in the queue for this time.
-            rest = UNKNOWN if op.queue_us is None else _network(rpc)
+            rest = UNKNOWN if op.queue_us is None else self._network(host, rpc)
             busy: Mix = {}
             if before >= _TINY_SEND_US:
                 busy = self._busy_mix(host, server, start, start + before, in_flight=False)
@@ -223,7 +225,7 @@ class Remote:
             # Still in flight when the server's capture ended: what followed is not known.
             # Without a common clock, what came before it may stand here.
             unsure = op.queue_us is None and self._ledger.join.offset_us(host, server, end) is None
-            rest = UNKNOWN if op.in_flight or unsure else _network(rpc)
+            rest = UNKNOWN if op.in_flight or unsure else self._network(host, rpc)
             add(mix, self._delay_mix(host, rpc, server, end - after, end, rest))
         return mix
 
@@ -297,6 +299,16 @@ class Remote:
             return True
         return delay.peer in self._ledger.hosts[host].capture.addresses
 
+    def _network(self, host: int, rpc: Operation) -> Charge:
+        """Return the charge for time on the wire: it has no process, but two ends.
+
+        It is the client's if a server's threads could not send it their replies, else the
+        server's, which is where one looks first.
+        """
+        receiver = self._ledger.replies.slow(self._ledger.hosts[host].capture.host)
+        server = Culprit("host", rpc.peer, rpc.peer) if rpc.peer else None
+        return charge_to("network", receiver or server)
+
     def _unseen_at(
         self, host: int, server: int, rpc: Operation, start: float, end: float
     ) -> Charge:
@@ -315,7 +327,7 @@ class Remote:
         if start + offset < first or end + offset > last:
             return UNKNOWN
         coarser = there.capture.threshold_us > 2 * self._ledger.hosts[host].capture.threshold_us
-        return UNKNOWN if coarser else _network(rpc)
+        return UNKNOWN if coarser else self._network(host, rpc)
 
 
 def _has_most(taken: Iterable[tuple[ProcessKey | None, Charge, float]]) -> ProcessKey | None:
@@ -325,11 +337,6 @@ def _has_most(taken: Iterable[tuple[ProcessKey | None, Charge, float]]) -> Proce
         times[who] += round(us)
     who, us = next(iter(times.most_common(1)), (None, 0))
     return who if us >= _MOST * times.total() else None
-
-
-def _network(rpc: Operation) -> Charge:
-    """Return the charge for time on the wire: it has no process, but two ends."""
-    return charge_to("network", Culprit("host", rpc.peer, rpc.peer) if rpc.peer else None)
 
 
 def _at_server(address: str) -> Charge:

@@ -40,13 +40,19 @@ class Storage:
         self._devices = Devices(capture)
         self._sees_users = _sees_users(capture)
 
-    def is_free(self, op: Operation, span: Span) -> bool:
-        """Return whether nobody but NFS was on the disk that an operation waited for."""
+    def is_free(self, op: Operation, span: Span, cause: str) -> bool:
+        """Return whether nobody but NFS was on the disk that an operation waited for.
+
+        ``cause``: of this wait. For whom a journal is written is known only of some.
+        """
         disk = op.disk or self._users.main_disk(op.process, span.start, span.end)
         if disk is None or not self._sees_users:
             return False
         shares = self._users.shares(disk, span.start, span.end)
         others = sum(share for one, share in shares.items() if not self._is_journal(one))
+        of_journal = cause == "journal" or any(map(self._is_journal, shares))
+        if of_journal and not self._fillers.know(op.device):
+            return False
         filled = sum(self._fillers.shares(op.device, span.start, span.end).values())
         asked = self._committers.others(op.mount, span.start, span.end)
         return max(others, filled, asked) < _ALONE
