@@ -267,8 +267,8 @@ def _reclaiming(rec: OpRec, now_ns: int) -> Iterator[Row]:
 
 
 def _still(kind: int, first_ns: int, last_ns: int, without_ns: int) -> Row:
-    """Return the columns of a wait that has not ended and of what is known no more than that."""
-    total_us = max(0, last_ns - first_ns - without_ns) // 1000
+    """Return the columns of a wait that goes on; ``without_ns`` of it are other waits."""
+    total_us = max(0, last_ns - first_ns - max(0, without_ns)) // 1000
     return {
         "kind": WAIT_KINDS.get(kind, BLOCKED),
         "in_flight": True,
