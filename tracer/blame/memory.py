@@ -13,7 +13,8 @@ from typing import Final
 
 from tracer.blame.charge import Charge, Culprit, charge_to
 from tracer.blame.culprits import Suspects
-from tracer.blame.names import executable, is_interpreter, process_name
+from tracer.blame.names import process_name
+from tracer.blame.programs import program
 from tracer.blame.signatures import is_at_limit
 from tracer.blame.timeline import Timeline
 from tracer.blame.units import human_bytes, percent
@@ -97,8 +98,4 @@ class Memory:
 
 def _program(process: Process) -> object:
     """Return what all processes of a program have in common; its key if it may be a script."""
-    exe = executable(process)
-    name = process_name(process, process.key.pid)
-    if exe is None or is_interpreter(name):
-        return process.key
-    return name, exe, process.cgroup, process.uid
+    return program(process, process_name(process, process.key.pid)) or process.key

@@ -23,11 +23,16 @@ class Program(NamedTuple):
 def program_of(culprit: Culprit, captures: Iterable[HostCapture]) -> Program | None:
     """Return what a culprit is a process of, None if unsure."""
     process = _process(culprit, captures)
-    exe = executable(process) if process else None
+    return None if process is None else program(process, culprit.name, culprit.host)
+
+
+def program(process: Process, name: str, host: str | None = None) -> Program | None:
+    """Return what a process of this name runs, None if unsure."""
+    exe = executable(process)
     # Two scripts may have nothing in common but their interpreter.
-    if process is None or exe is None or is_interpreter(culprit.name):
+    if exe is None or is_interpreter(name):
         return None
-    return Program(culprit.host, culprit.name, process.cgroup, process.uid, exe)
+    return Program(host, name, process.cgroup, process.uid, exe)
 
 
 def _process(culprit: Culprit, captures: Iterable[HostCapture]) -> Process | None:
