@@ -115,16 +115,27 @@ static __always_inline bool is_by_process(void *ctx, u64 task)
 	return !is_kthread(task) && !is_own() && is_by_thread(ctx, task);
 }
 
+/*
+ * Of the pages that are taken and given back one in so many is counted, for all: a host that is
+ * short of memory has little time. Who has most of the memory has thousands of them.
+ */
+#define ONE_IN 16
+
+static __always_inline bool is_counted(void)
+{
+	return !(bpf_get_prandom_u32() & (ONE_IN - 1));
+}
+
 /* Attached while memory is short only: each page of the host passes here. */
 int on_mm_page_alloc(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 task = current_task(), pages = 1ULL << (ctx->args[1] & 31);
+	u64 task = current_task(), pages = (u64)ONE_IN << (ctx->args[1] & 31);
 	struct use_key key = {
 		.slot = bpf_ktime_get_ns() >> USE_SLOT_SHIFT,
 		.kind = USE_MEMORY,
 	};
 
-	if (!ctx->args[0])
+	if (!ctx->args[0] || !is_counted())
 		return 0;
 	/* The rest counts as well, as nobody's: of all that was taken it is a part. */
 	if (is_by_process(ctx, task)) {
@@ -141,7 +152,7 @@ int on_mm_page_alloc(struct bpf_raw_tracepoint_args *ctx)
  */
 int on_mm_page_free(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 task = current_task(), pages = 1ULL << (ctx->args[1] & 31);
+	u64 task = current_task(), pages = (u64)ONE_IN << (ctx->args[1] & 31);
 	struct use_key key = {
 		.slot = bpf_ktime_get_ns() >> USE_SLOT_SHIFT,
 		.kind = USE_MEMORY,
@@ -150,7 +161,7 @@ int on_mm_page_free(struct bpf_raw_tracepoint_args *ctx)
 	u32 zero = 0;
 	void *map = uses.lookup(&zero);
 
-	if (!map || load_u32(task, OFF_task_struct__flags) & PF_MEMALLOC)
+	if (!map || !is_counted() || load_u32(task, OFF_task_struct__flags) & PF_MEMALLOC)
 		return 0;
 	if (is_by_process(ctx, task))
 		proc_of(task, &key.proc);

@@ -98,6 +98,7 @@ def test_who_took_clearly_most_is_named(waits):
         pytest.param([took(HOG, 300), took(NFSD, 400)], id="most is nfsd's"),
         pytest.param([took(NFSD, 400)], id="all is a kernel thread's"),
         pytest.param([took(ProcessKey(7, 7), 400)], id="all is a process's that is not known"),
+        pytest.param([took(HOG, 4)], id="too little to tell by one page in 16"),
         pytest.param([took(HOG, 300, 13, 14)], id="after the wait"),
         pytest.param([took(HOG, 300, 5, 8.9)], id="long before the wait"),
     ],

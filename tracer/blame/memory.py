@@ -23,6 +23,8 @@ from tracer.model import HostCapture, MemoryUse, Process, ProcessKey, Wait
 # Of all that was taken, and against who took most beside him.
 _MOST: Final = 0.5
 _TIMES_THE_NEXT: Final = 2
+# One page in 16 is counted: of less than this nobody knows well whose it was.
+_LEAST_BYTES: Final = 4 << 20
 # What a wait is short of was taken before it began.
 _BEFORE_US: Final = 1_000_000
 
@@ -86,7 +88,7 @@ class Memory:
                 taken[_program(row)] += count
                 members[_program(row)][row.key] += count
         ranked = taken.most_common(2)
-        if not ranked or ranked[0][1] <= _MOST * whole:
+        if not ranked or ranked[0][1] <= max(_MOST * whole, _LEAST_BYTES):
             return None
         if len(ranked) > 1 and ranked[0][1] < _TIMES_THE_NEXT * ranked[1][1]:
             return None
