@@ -79,12 +79,12 @@ BESIDE = {"MOUNT", "LOCK", "UNLOCK", "TEST", "MONITOR", "SET", "UNSET", "GETPORT
 NLM = ("LOCK", "UNLOCK", "TEST")
 # Calls that any work makes and that are timed on both sides of every kernel.
 CALLS = {
-    *("open", "write", "fsync", "getattr", "setattr", "readdir"),
+    *("write", "fsync", "getattr", "setattr", "readdir"),
     *("mkdir", "rmdir", "link", "symlink", "unlink", "rename"),
 }
 HOOKS = {
     *("security_file_open", "security_inode_permission"),
-    *(f"security_inode_{call}" for call in CALLS - {"open", "write", "fsync", "readdir"}),
+    *(f"security_inode_{call}" for call in CALLS - {"write", "fsync", "readdir"}),
 }
 # Of one mount in mountstats: its server, where it is, and its operations.
 STATS = (
