@@ -23,6 +23,7 @@ from tracer.blame import analyse
 from tracer.model import Sample
 
 SLOW = "10.9.0.3"
+# As seen on 6.1.
 SENDING = (
     *SCHEDULE,
     "schedule_timeout",
@@ -30,7 +31,9 @@ SENDING = (
     "sk_stream_wait_memory",
     "do_tcp_sendpages",
     "tcp_sendpage",
+    "inet_sendpage",
     "kernel_sendpage",
+    "svc_tcp_sendmsg",
     "svc_tcp_sendto",
     "svc_send",
     "nfsd",
