@@ -143,7 +143,8 @@ _SOURCES: Final = {
     "readahead_control": "readahead",
 }
 
-# Stands for the number of the call in the compiled templates.
+# Stands for the number of the call in the compiled templates. What clang computed from it would
+# stay as it is: hash_of() of bpf/op.h keeps it from doing so.
 NUMBER_PLACEHOLDER: Final = 0x7F5EED01
 _NUMBER: Final = f"{NUMBER_PLACEHOLDER:#x}"
 _INSTRUCTION_BYTES: Final = 8
