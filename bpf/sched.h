@@ -25,7 +25,7 @@ static __always_inline s32 kept(struct frames *frames, u32 first)
 {
 	u32 hash = 2166136261, id;
 
-#pragma unroll
+#pragma clang loop unroll(disable)
 	for (u32 i = 0; i < MAX_FRAMES; i++)
 		hash = (hash ^ (u32)frames->ip[i]) * 16777619;
 	id = first | (hash & (first - 1));

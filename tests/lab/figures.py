@@ -116,7 +116,7 @@ def started(client: Guest, tracer: str, cache: str) -> Started:
     if tracer == COLD:
         shell(client, "rm -rf /var/cache/nfsblame")
     if tracer == PREPARED:
-        shell(client, "test -e /var/cache/nfsblame || nfsblame prepare")
+        shell(client, "nfsblame prepare")
     mark, command = (HEADER, NFSSLOWER) if tracer == SLOWER else (READY, RECORD)
     drop = "drop" if cache == "dropped" else "keep"
     return Started(tracer, cache, **in_guest(client, "start", mark, drop, *command))

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from lablib import disk, places, tools, wheels
+from lablib import compiled, disk, places, tools, wheels
 from lablib.errors import UsageError
 
 # Helpers lie beside a scenario; a scenario that lies in /tmp must not take all of /tmp along.
@@ -24,6 +24,7 @@ def make(target: Path, vers: str, python: str, scenario: Path | None) -> None:
         shutil.copy(places.PROVISION, folder)
         (folder / "env").write_text(environment(vers))
         add_nfsblame(folder, python)
+        compiled.add(folder)
         add_helpers(folder / "scenario", scenario.parent if scenario else places.SCENARIOS)
         disk.make(folder, target, SPARE_MIB)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from signal import SIGINT
 from typing import IO
 
-from lablib import tools
+from lablib import compiled, tools
 from lablib.channel import Command
 from lablib.errors import LabError, ProductError
 from lablib.guest import Guest
@@ -102,6 +102,8 @@ class Play:
                 raise ProductError(f"{task.what} did not end within {READY_SECONDS:.0f} s")
             if status:
                 raise ProductError(f"{task.what} ended with {status}: {task.said()}")
+        for guest in self.guests:
+            compiled.take(guest)
 
     def set_up(self) -> None:
         """Runs the setups, the server's first; one that fails would make the verdict worthless."""
