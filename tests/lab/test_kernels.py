@@ -13,7 +13,7 @@ from counting import LEAST, WORK, compare
 from lablib import kernels, runner, scenario
 from lablib.kernels import Kernel
 from lablib.runner import Request
-from recording import recording, report, undone
+from recording import recording, report
 
 ENABLED = [kernel for kernel in kernels.matrix() if kernel.enabled]
 # The default kernel's incident is test_incident.py's.
@@ -108,19 +108,6 @@ def test_default_kernel_lacks_exactly_what_is_listed(lab: Guests, tmp_path: Path
         captures.append(lab.fetch(guest, running.folder, tmp_path / guest))
     _, document = report(*captures)
     assert missed(document) == lacks(kernels.choose(None))
-
-
-def test_both_sides_fit_into_one_recording(lab: Guests, tmp_path: Path) -> None:
-    load, unload = "modprobe -a nfs nfsv3 nfsv4", "modprobe -r nfsv4 nfsv3 nfs"
-    # Our programs are gone a moment after we are.
-    with (
-        undone(lab, "server", load, f"until {unload}; do sleep 0.1; done"),
-        recording(lab, "server", "/var/tmp/both", "--side both") as running,
-    ):
-        assert running.end() == 0, running.said()
-    _, document = running.report(tmp_path)
-    assert document["hosts"][0]["side"] == ["server", "client"]
-    assert missed(document) == {"server": set.union(*lacks(kernels.choose(None)).values())}
 
 
 def test_every_degradation_has_its_reason() -> None:

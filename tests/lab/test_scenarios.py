@@ -20,13 +20,9 @@ from conftest import run_lab
         "client-agent",
         "reads-held",
         "cpu-realtime",
-        "cpu-bystander",
         "frozen",
-        "journal",
         "delegation-held",
-        "mountd-stopped",
         "packet-loss",
-        "packets-held",
     ],
 )
 def test_scenario_is_scored_right(scenario: str, tmp_path: Path) -> None:
