@@ -67,9 +67,9 @@ cd /
 rmdir {MOUNT}/more
 """
 WORK = {"3": [_ANY], "4.0": [_ANY], "4.1": [_ANY], "4.2": [_ANY, _42]}
-# So many different operations it must ask for; NFSv3 has 22 in all. 7.2's server delegates files
-# for writing: then the client locks them without it.
-LEAST = {"3": 19, "4.0": 20, "4.1": 18, "4.2": 20}
+# So many different operations it must ask for; NFSv3 has 22 in all. From 6.12 on the server
+# delegates files for writing: then the client locks them without it.
+LEAST = {"3": 19, "4.0": 18, "4.1": 18, "4.2": 20}
 # Not of the mount but of the lease, at times of its own.
 BACKGROUND = {"SEQUENCE", "RENEW"}
 # NFS3ERR_NOENT and NFS4ERR_NOENT: what is created is looked up first.
