@@ -10,6 +10,7 @@ BPF_ARRAY(crew, struct crew_rec, 1);
 /* Filled by the collector. */
 BPF_ARRAY(crew_size, struct crew_size, 1);
 
+/* By its name, "nfsd": read as one number. */
 static __always_inline bool is_nfsd(struct op_rec *op)
 {
 	return *(u32 *)op->comm == 0x6473666e && !op->comm[4];

@@ -9,6 +9,7 @@ from typing import Any, Final
 from tracer import calls
 from tracer.kernel import bpf, tasks
 from tracer.kernel.memory import KernelMemory
+from tracer.nfs_status import EJUKEBOX, NFS4ERR_DELAY, NFS4ERR_GRACE
 from tracer.record_offsets import S32, U32, U64, At
 from tracer.records import (
     ASKED,
@@ -28,8 +29,7 @@ from tracer.records import (
 from tracer.thread_table import ThreadTable
 
 _IDLE_RPC_NS: Final = 60_000_000_000
-# EJUKEBOX, NFS4ERR_DELAY, NFS4ERR_GRACE.
-_COME_LATER: Final = frozenset({-528, -10008, -10013})
+_COME_LATER: Final = frozenset({-EJUKEBOX, -NFS4ERR_DELAY, -NFS4ERR_GRACE})
 
 
 class InFlight:

@@ -52,17 +52,16 @@ from tracer.blame.paths import RpcPath
 from tracer.blame.remote import Remote
 from tracer.blame.replies import Replies, charge_for
 from tracer.model import HostCapture, Operation, Wait
+from tracer.nfs_status import EJUKEBOX, NFS4ERR_DELAY, NFS4ERR_GRACE
 
 # How far lock holders are followed: each step is one more operation to look into.
 _MAX_DEPTH: Final = 32
 # Convoys of hundreds of threads must neither make chains nor mixes of that length.
 _MAX_LINKS: Final = 8
 _MAX_PARTS: Final = 12
-_NFS4ERR_GRACE: Final = 10013
 # NFS4ERR_STALE_CLIENTID, STALE_STATEID, BADSESSION and DEADSESSION.
 _FORGOTTEN: Final = frozenset({10022, 10023, 10052, 10078})
-# NFS4ERR_DELAY, and what NFSv3's NFS3ERR_JUKEBOX is to the client: EJUKEBOX.
-_ASKED_TO_WAIT: Final = frozenset({10008, 528})
+_ASKED_TO_WAIT: Final = frozenset({NFS4ERR_DELAY, EJUKEBOX})
 
 # Stands for blocked time that found no free slot in the record.
 _LOST_WAIT: Final = Wait("blocked", 0, 0, 0, 0)
@@ -274,7 +273,7 @@ class Ledger:
     def pause_before(self, host: int, rpc: Operation) -> Charge | None:
         """Return why an RPC that is sent again was not sent at once, None if it was."""
         said = {abs(rpc.status_before or 0)}
-        if not said & (_ASKED_TO_WAIT | _FORGOTTEN | {_NFS4ERR_GRACE}):
+        if not said & (_ASKED_TO_WAIT | _FORGOTTEN | {NFS4ERR_GRACE}):
             return None
         return self._pause(host, rpc, said)
 
@@ -283,7 +282,7 @@ class Ledger:
         address = self.hosts[host].server_address(op)
         server = self.join.server_at(host, address)
         restarted = server is not None and nfsd_restarted(self.hosts[server].capture)
-        if _NFS4ERR_GRACE in said or (said & _FORGOTTEN and restarted):
+        if NFS4ERR_GRACE in said or (said & _FORGOTTEN and restarted):
             return _in_grace(address)
         recalled_from = None if server is None else self._recalled_from(server)
         if said & _ASKED_TO_WAIT and server is not None and recalled_from is not None:

@@ -63,10 +63,11 @@ class Memory:
         of_all = sum(use.taken_bytes for use in self._uses.rows)
         if row is None or not of_all:
             return
+        own = _program(row)
         taken = sum(
             use.taken_bytes
             for use in self._uses.rows
-            if (other := self._row(use)) and _program(other) == _program(row)
+            if (other := self._row(use)) and _program(other) == own
         )
         yield (
             f"took {human_bytes(taken)} while memory was short, {percent(taken / of_all)} of what "
@@ -85,8 +86,9 @@ class Memory:
             count = round(use.taken_bytes * part)
             whole += count
             if row is not None and not row.kthread:
-                taken[_program(row)] += count
-                members[_program(row)][row.key] += count
+                its = _program(row)
+                taken[its] += count
+                members[its][row.key] += count
         ranked = taken.most_common(2)
         if not ranked or ranked[0][1] <= max(_MOST * whole, _LEAST_BYTES):
             return None
