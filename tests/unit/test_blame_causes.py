@@ -331,6 +331,12 @@ class TestSlowDisk:
         uses = [self.fill(*one) for one in fills]
         assert named(self.analysis(journal_use=uses, processes=rows)) == []
 
+    def test_a_few_blocks_of_its_journal_keep_no_disk_busy(self):
+        fills = [self.fill(HOG, 8), self.fill(NFSD, 2)]
+        rows = processes(self.user, self.thread, Process(NFSD, comm="nfsd", kthread=True))
+        verdict = self.analysis(journal_use=fills, processes=rows).verdict
+        assert [one.culprit.name for one in verdict.culprits] == ["dm-0"]
+
     def test_what_was_filled_long_before_is_committed_by_now(self):
         rows = processes(self.user, self.thread, Process(NFSD, comm="nfsd", kthread=True))
         before = [self.fill(HOG, 800, -10, 0)]

@@ -158,7 +158,7 @@ class TestQueue:
         [((), "journal"), ((NFSD,), "threads"), ((NFSD, AGENT), "journal")],
     )
     def test_of_a_journal_it_must_be_known_who_filled_it(self, filled_by, cause):
-        uses = tuple(JournalUse(who, "vdb", us(10), us(11.6), 9, 9) for who in filled_by)
+        uses = tuple(JournalUse(who, "vdb", us(10), us(11.6), 9, 900) for who in filled_by)
         rows = processes(QAXSAFED, Process(NFSD, comm="nfsd", kthread=True))
         capture, victim = self.one_after_the_other(
             stack=COMMIT_WAIT, journal_use=uses, processes=rows

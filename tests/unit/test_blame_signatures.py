@@ -157,6 +157,16 @@ STACKS = [
     ("client", "lock", "__schedule schedule_timeout nfs4_retry_setlk nfs4_proc_lock do_setlk"),
     (
         "client",
+        "lock",
+        "__schedule schedule schedule_timeout wait_woken nfs4_proc_lock do_setlk nfs_lock",
+    ),
+    (
+        "client",
+        "rpc",
+        "schedule rpc_wait_bit_killable _nfs4_do_setlk nfs4_proc_setlk nfs4_proc_lock",
+    ),
+    (
+        "client",
         "fanotify",
         "__schedule schedule fanotify_handle_event fsnotify security_file_open do_dentry_open "
         "path_openat do_filp_open",

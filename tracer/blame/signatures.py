@@ -120,6 +120,8 @@ SIGNATURES: Final = (
         ),
         unless=("rpc_wait_bit_killable",),
     ),
+    # nfs4_retry_setlk() is inlined; nothing else sleeps in its caller itself.
+    Signature("lock", ("nfs4_proc_lock",), side="client", innermost=True),
     # Until the kernel's state manager has told the server again what it forgot.
     Signature("delay", ("nfs4_wait_clnt_recover",), side="client"),
     Signature(
@@ -278,7 +280,7 @@ SIGNATURES: Final = (
 
 _SCHEDULER: Final = re.compile(
     r"_*(schedule|schedule_timeout\w*|schedule_hrtimeout\w*|preempt_schedule\w*|cond_resched|"
-    r"freezable_schedule\w*|traceiter_\w+|bpf_trace_\w+)$"
+    r"freezable_schedule\w*|wait_woken|traceiter_\w+|bpf_trace_\w+)$"
 )
 
 # As tracer/procfs/symbols.py writes functions of out-of-tree modules.

@@ -53,7 +53,7 @@ class Storage:
         of_journal = cause == "journal" or any(map(self._is_journal, shares))
         if of_journal and not self._fillers.know(op.device):
             return False
-        filled = sum(self._fillers.shares(op.device, span.start, span.end).values())
+        filled = sum(self._fillers.shares(op.device, span).values())
         asked = self._committers.others(op.mount, span.start, span.end)
         return max(others, filled, asked) < _ALONE
 
@@ -75,7 +75,7 @@ class Storage:
         if rest.cause == "journal":
             journal = max(0.0, 1 - others)
         if journal:
-            filled_by = self._fillers.shares(op.device, span.start, span.end)
+            filled_by = self._fillers.shares(op.device, span)
             theirs = sum(filled_by.values())
             if theirs >= _MOST:
                 add(mix, self._fill(op, filled_by), journal)
