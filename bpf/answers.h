@@ -147,6 +147,30 @@ static __always_inline void note_request(void *ctx, u64 asked)
 	op->watched = hops;
 }
 
+/*
+ * What a watched thread, woken for an event, waited for since then is a CPU: that is time of its
+ * answer. Returns since when.
+ */
+static __always_inline u64 keep_since_woken(struct op_rec *op, u64 now)
+{
+	u32 kept = 0;
+
+	if (!is_answering(op) || !op->waking_ns)
+		return now;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < MAX_WAITS; i++) {
+		struct wait_rec *wait = &op->waits[i];
+
+		if (i >= op->nwaits || wait->first_ns < op->waking_ns)
+			continue;
+		op->waits[kept & (MAX_WAITS - 1)] = *wait;
+		kept++;
+	}
+	op->nwaits = kept;
+	op->early = 1;
+	return op->waking_ns;
+}
+
 /* The current thread has taken up a permission event that an operation waits for. */
 static __always_inline void note_asked(u64 now)
 {
@@ -154,7 +178,7 @@ static __always_inline void note_asked(u64 now)
 
 	if (!op || op->active)
 		return;
-	answer_begin(op, now);
+	answer_begin(op, keep_since_woken(op, now));
 	op->watched = ASKED | 1;
 	note_hops(op);
 }

@@ -99,6 +99,7 @@ struct op_rec {
 	u64 nfs_longest;    /* char * of the longest one that ended */
 	u64 nfs_longest_ns;
 	u64 ops;  /* server: struct nfsd4_op[] of the COMPOUND */
+	u64 xprt; /* server: struct svc_xprt * that its thread took up */
 	u64 mark; /* client: of the system call, see syscall_mark(); 0 = none */
 	/* the wait going on now; off_ns == 0: the thread is on a CPU */
 	u64 off_ns;

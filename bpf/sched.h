@@ -187,7 +187,9 @@ int on_sched_switch(struct bpf_raw_tracepoint_args *ctx)
 
 		if (!now)
 			now = bpf_ktime_get_ns();
-		op->waking_ns = 0;
+		/* One that is preempted goes on with what it was woken for. */
+		if (state)
+			op->waking_ns = 0;
 		/* It may have been woken before it slept. */
 		op_unqueued(op);
 		if (state)

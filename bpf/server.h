@@ -3,7 +3,7 @@
  * A server's RPCs from arrival to reply, by tracepoints alone:
  *   svcsock_data_ready  bytes are in the socket
  *   svc_xprt_dequeue    a thread takes up the transport
- *   svcsock_tcp_recv    it has read a fragment
+ *   svc_xdr_recvfrom    it has read a request as a whole
  *   svc_process         the header is decoded: an operation begins
  *   nfsd_compound[_status]  an operation inside a COMPOUND begins, ends
  *   svc_stats_latency   execution is over
@@ -101,9 +101,12 @@ static __always_inline u64 arrival_of(struct xprt_rec *rec, u32 copied)
 	return arrival_ns;
 }
 
-int on_svcsock_tcp_recv(struct bpf_raw_tracepoint_args *ctx)
+/*
+ * Not svcsock_tcp_recv: that comes for a part of a request, too, and for a client's answer to a
+ * callback, after which the thread is free. What this one is given differs between kernels.
+ */
+int on_svc_xdr_recvfrom(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 xprt = ctx->args[0];
 	struct op_rec *op = current_op();
 	struct xprt_rec *rec;
 
@@ -112,7 +115,7 @@ int on_svcsock_tcp_recv(struct bpf_raw_tracepoint_args *ctx)
 	/* It has a request in hand, and may wait already for what tells whose it is. */
 	early_waits(op);
 	op->taken = 1;
-	rec = xprts.lookup(&xprt);
+	rec = xprts.lookup(&op->xprt);
 	if (rec)
 		op->arrival_ns = arrival_of(
 			rec, read_u32(rec->socket + OFF_tcp_sock__copied_seq));
@@ -152,15 +155,17 @@ static __always_inline void drop_op(struct op_rec *op)
 
 int on_svc_xprt_dequeue(struct bpf_raw_tracepoint_args *ctx)
 {
+	u64 rqst = ctx->args[0];
 	struct op_rec *op = current_op_or_new();
 
-	if (!op)
+	if (!op || !rqst)
 		return 0;
 	/* There was no svc_drop to tell (gone since v6.12). */
 	if (op->active)
 		drop_op(op);
 	op->begin_ns = bpf_ktime_get_ns();
 	op->arrival_ns = 0;
+	op->xprt = load_u64(rqst, OFF_svc_rqst__rq_xprt);
 	op->taken = 0;
 	crew_begins(op, op->begin_ns);
 	return 0;

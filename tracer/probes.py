@@ -352,7 +352,7 @@ TABLE: Final = (
     _tp("svc_stats_latency", "server", "execution is over", "serve apart from send"),
     _tp("svc_xprt_dequeue", "server", "a thread takes up a transport", "the server", required=True),
     _tp("svcsock_data_ready", "server", "arrival of a request's bytes", "queue time"),
-    _tp("svcsock_tcp_recv", "server", "a request has been read", "queue time"),
+    _tp("svc_xdr_recvfrom", "server", "a request has been read", "queue time"),
     _tp("svc_xprt_free", "server", "forget transports that close", "room for transports"),
     _tp("nfsd_compound", "server", "begin of a COMPOUND", "operations in it", module="nfsd"),
     _tp(

@@ -139,6 +139,7 @@ class OpRec(ctypes.Structure):
         ("nfs_longest", _u64),
         ("nfs_longest_ns", _u64),
         ("ops", _u64),
+        ("xprt", _u64),
         ("mark", _u64),
         ("off_ns", _u64),
         ("on_ns", _u64),

@@ -85,6 +85,7 @@ SERVER: Final = (
     _field("sock", "sk_user_data"),
     _field("tcp_sock", "rcv_nxt"),
     _field("tcp_sock", "copied_seq"),
+    _field("svc_rqst", "rq_xprt"),
     _field("svc_rqst", "rq_xid"),
     _field("svc_rqst", "rq_addr"),
     _field("svc_rqst", "rq_procinfo"),
