@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from blame_cases import (
@@ -322,6 +323,27 @@ def test_network_only_stall_is_no_process():
     assert "1 of 1 slow RPCs sent more than once" in analysis.verdict.culprits[0].evidence
     assert "The network to 10.9.0.1 caused" in analysis.verdict.summary
     assert "network" not in {one.suspect for one in analysis.verdict.cleared}
+
+
+def test_an_nfsd_that_was_stopped_is_no_network():
+    looks = [(9, 8), (10, 0), (11, 0), (13, 0), (14, 8)]
+    samples = [
+        Sample(START + timedelta(seconds=at), "nfsd", None, "threads", threads)
+        for at, threads in looks
+    ]
+    there = [served(9, 9.001, xid=1), served(13.9, 13.901, xid=5)]
+    vfs = call(9.9, 14)
+    rpcs = [rpc(9, 9.002, xid=1), rpc(9.9, 14, xid=5, parent_id=vfs.op_id, transmits=3)]
+    wall_minus_mono_us = round(START.timestamp() * 1e6)
+    capture = server(there, samples=samples, wall_minus_mono_us=wall_minus_mono_us)
+    analysis = analyse([capture, client([vfs, *rpcs])])
+    assert named(analysis) == [("setting", "stopped nfsd", "threads")]
+    (first,) = analysis.verdict.culprits
+    assert first.stall_us == pytest.approx(us(3), abs=20_000)
+    assert "there were no nfsd threads for at least 3 s" in first.evidence
+    assert analysis.verdict.summary.startswith("The stopped nfsd on server caused ")
+    assert "it had no threads" in analysis.verdict.summary
+    assert any("start it again" in line for line in analysis.verdict.advice)
 
 
 class TestCounting:

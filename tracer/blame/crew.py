@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 
 from tracer.blame.units import human_us
 from tracer.model import HostCapture
@@ -23,6 +25,32 @@ def crew_lines(capture: HostCapture) -> Iterator[str]:
         f"no nfsd thread was free {'once' if times == 1 else f'{times} times'}, for "
         f"{human_us(us)} of {human_us(recorded_us)} in all, fast requests counted"
     )
+
+
+def stopped(capture: HostCapture) -> list[tuple[int, int]]:
+    """Return when a server had no nfsd threads at all, on its monotonic clock, in us.
+
+    From one look to the next that both found none: how long before and after is not known.
+    """
+    if capture.wall_minus_mono_us is None:
+        return []
+    offset_us = capture.wall_minus_mono_us
+    # A second recording may have looked as well.
+    looks: defaultdict[int, float] = defaultdict(float)
+    for one in capture.samples:
+        if one.scope == "nfsd" and one.metric == "threads":
+            looks[round(one.ts.timestamp() * 1e6 - offset_us)] += one.value
+    return [
+        (first, second)
+        for (first, before), (second, after) in pairwise(sorted(looks.items()))
+        if not before and not after
+    ]
+
+
+def stopped_lines(capture: HostCapture) -> Iterator[str]:
+    """Yield how long there were none."""
+    us = sum(end - start for start, end in stopped(capture))
+    yield f"there were no nfsd threads for at least {human_us(us)}"
 
 
 def _total(capture: HostCapture, metric: str) -> int | None:

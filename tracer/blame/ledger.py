@@ -32,6 +32,7 @@ from tracer.blame.charge import (
     scaled,
     through,
 )
+from tracer.blame.crew import stopped
 from tracer.blame.culprits import Finding
 from tracer.blame.hosts import Host, nfsd_restarted
 from tracer.blame.intervals import (
@@ -107,6 +108,7 @@ class Ledger:
                 (self._held(host, op) for op in server.served),
                 _fast_waits(server),
                 server.capture.host,
+                stopped(server.capture),
             )
         return self._occupancies[host]
 

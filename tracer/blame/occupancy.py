@@ -36,6 +36,7 @@ _END_SKEW_US = 1_000_000
 _Event: TypeAlias = tuple[int, Charge | None, int]
 
 THREADS = "nfsd threads"
+STOPPED = "stopped nfsd"
 
 
 @dataclass(slots=True)
@@ -85,11 +86,13 @@ class Occupancy:
         served: Iterable[Sequence[Stretch]],
         fast: Sequence[FastWaits] = (),
         host: str | None = None,
+        stopped: Iterable[tuple[int, int]] = (),
     ) -> None:
         """Take the served time of every recorded operation, each on one thread.
 
         ``threads``: how many there are. If not known, the most that were seen at
-        work at one time stand in for it: there are at least that many.
+        work at one time stand in for it: there are at least that many. ``stopped``:
+        when there were none at all.
         """
         events = list(_events(served))
         # No elementary interval may straddle two intervals of fast operations.
@@ -103,6 +106,9 @@ class Occupancy:
         self._fast = fast
         self._too_few = Culprit("setting", THREADS, host)
         self._sweep(events)
+        nobody = charge_to("threads", Culprit("setting", STOPPED, host))
+        for start, end in stopped:
+            self._curves.setdefault(nobody, _Curve()).grow(start, end, end - start)
 
     def charged(self, start: float, end: float) -> Mix:
         """Return what queue time in a window is charged to: at most ``end - start`` in all."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from tracer.blame.context import belongs_to
 from tracer.blame.evidence import Direct, DirectWaits
+from tracer.blame.occupancy import STOPPED, THREADS
 from tracer.blame.units import human_us, percent
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _who(blamed: Blamed, direct: Direct | None) -> str:
         return f"The NFS server {culprit.name}, or the network to it,"
     on = f" on {culprit.host}" if culprit.host else ""
     if culprit.kind == "setting":
-        return f"{'Too few ' if blamed.cause == 'threads' else 'The '}{culprit.name}{on}"
+        return f"{'Too few' if culprit.name == THREADS else 'The'} {culprit.name}{on}"
     if culprit.kind in _KINDS:
         return f"The {_KINDS[culprit.kind]} {culprit.name}{on}"
     details = [f"pid {culprit.process.pid}"] if culprit.process else []
@@ -117,6 +118,8 @@ def _did(blamed: Blamed, direct: Direct | None) -> str:
         did = "it did not take in the server's replies"
     if blamed.culprit.kind == "device":
         did = "it was slow with nobody on it but NFS"
+    if blamed.culprit.name == STOPPED:
+        did = "it had no threads"
     return f"{did} ({blamed.cause})"
 
 

@@ -14,12 +14,13 @@ from tracer.blame.causes import ABOUT
 from tracer.blame.charge import Culprit, Link
 from tracer.blame.cleared import MIN_SHARE, Cleared, cleared, figures
 from tracer.blame.clients import clients_lines
-from tracer.blame.crew import crew_lines
+from tracer.blame.crew import crew_lines, stopped_lines
 from tracer.blame.evidence import Direct, direct_waits, lines, taken_together
 from tracer.blame.kthreads import works_for
 from tracer.blame.ledger import Ledger
 from tracer.blame.middlemen import Middlemen
 from tracer.blame.names import executable
+from tracer.blame.occupancy import STOPPED
 from tracer.blame.queued import queue_lines
 from tracer.blame.stalls import Stall, Victim
 from tracer.blame.summary import summary_of
@@ -47,6 +48,9 @@ _DEVICE_SHARE: Final = 0.25
 
 # Replies to whoever asks for much wait a little to be sent.
 _RECEIVER_SHARE: Final = 0.1
+
+# More threads are no help where somebody has ended all of them.
+_START_IT: Final = "start it again, and see who stopped it (systemctl status nfs-server)"
 
 # A chain with less than this part of what a culprit accounts for does not tell how it did that.
 _LEAST_OF_CHAINS: Final = 0.01
@@ -268,7 +272,9 @@ def _beside(key: Blame, ledger: Ledger, programs: Programs) -> Iterator[str]:
         yield from host.memory.evidence(culprit, cause)
         if culprit.kind in ("device", "setting") and cause in ("disk", "threads"):
             yield from clients_lines(ledger, index)
-        if cause == "threads":
+        if culprit.name == STOPPED:
+            yield from stopped_lines(host.capture)
+        elif cause == "threads":
             yield from queue_lines(ledger, index)
             yield from crew_lines(host.capture)
         if cause == "slot" and culprit.process:
@@ -312,7 +318,8 @@ def _advice(culprits: Iterable[Blamed]) -> Iterable[str]:
     for one in culprits:
         if one.cause not in seen and (one.rank == 1 or one.share >= MIN_SHARE):
             seen.add(one.cause)
-            yield f"{one.culprit.name}: {ABOUT[one.cause].advice}"
+            what = _START_IT if one.culprit.name == STOPPED else ABOUT[one.cause].advice
+            yield f"{one.culprit.name}: {what}"
 
 
 def _threshold(captures: Iterable[HostCapture]) -> int:
