@@ -91,6 +91,15 @@ def test_samples_are_read_again_from_the_same_descriptors(tmp_path: Path) -> Non
     assert samples.read() == {str(path): "cpu 22\n"}
 
 
+def test_whether_volumes_are_suspended_is_sampled_too(tmp_path: Path) -> None:
+    for name in ("dm-0", "dm-1"):
+        (tmp_path / name / "dm").mkdir(parents=True)
+        (tmp_path / name / "dm" / "suspended").write_text("0\n")
+    samples = Samples([], tmp_path)
+    (tmp_path / "dm-1" / "dm" / "suspended").write_text("1\n")
+    assert list(samples.read().values()) == ["0\n", "1\n"]
+
+
 def test_a_file_of_which_proc_gives_a_page_at_a_time_is_read_whole() -> None:
     path = "/proc/kallsyms"
     fd = os.open(path, os.O_RDONLY)

@@ -67,6 +67,11 @@ def test_disks() -> None:
     }
 
 
+def test_volumes_that_are_suspended() -> None:
+    texts = {f"/sys/block/dm-{at}/dm/suspended": f"{at % 2}\n" for at in range(4)}
+    assert between({}, texts) == {"disk/dm-1/suspended": 1, "disk/dm-3/suspended": 1}
+
+
 def test_network() -> None:
     old = NET_HEAD + (
         "  eth0: 1000 10 0 1 0 0 0 0 2000 20 0 1 0 0 0 0\n  eth1:0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n"

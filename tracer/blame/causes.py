@@ -86,7 +86,7 @@ ABOUT: Final[Mapping[str, About]] = {
     "disk": About(
         "waits for a block device",
         "thread sleeps in io_schedule, for a page, a buffer or a request; whose requests the "
-        "disk completed meanwhile, or that the device was slow with nobody else on it",
+        "disk completed meanwhile, or that it was suspended, or slow with nobody else on it",
         "who is behind I/O of the kernel's own threads, but for writeback of files; disks in an "
         "array",
         "look at the device's queue, its health, and at who uses it beside NFS",

@@ -29,6 +29,7 @@ class _Interval:
     end_mono_us: float
     busy: float
     await_us: float
+    suspended: bool
 
 
 class Devices:
@@ -53,6 +54,24 @@ class Devices:
             return volume
         lower, upper = (self._busy(one, start, end) for one in (disk, volume))
         return disk if lower >= upper * _AS_BUSY else volume
+
+    def suspended(self, volume: str | None, span: Span) -> float:
+        """Return for which part of a wait a volume let no I/O through, by the looks in it.
+
+        0 if there was none: of a wait shorter than an interval that is not known.
+        """
+        seen = self._intervals.get(volume or "")
+        looks = [
+            one.suspended
+            for one in (seen.rows if seen else ())
+            if span.start <= one.end_mono_us <= span.end
+        ]
+        return sum(looks) / len(looks) if looks else 0.0
+
+    def times_suspended(self, device: str) -> int:
+        """Return how many looks found it suspended."""
+        seen = self._intervals.get(device)
+        return sum(one.suspended for one in seen.rows) if seen else 0
 
     def worst(self, device: str) -> tuple[float, float] | None:
         """Return how busy it was at most, as a part of the time, and its requests' longest us."""
@@ -103,5 +122,6 @@ def _intervals(capture: HostCapture, samples: Sequence[Sample]) -> Iterator[_Int
     begin = capture.start.timestamp() * 1e6 - capture.wall_minus_mono_us
     for end, figures in sorted(looks.items()):
         await_us = figures.get("await_ms", 0.0) * 1000
-        yield _Interval(begin, end, figures.get("busy_percent", 0.0) / 100, await_us)
+        busy = figures.get("busy_percent", 0.0) / 100
+        yield _Interval(begin, end, busy, await_us, "suspended" in figures)
         begin = end

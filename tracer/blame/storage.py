@@ -1,7 +1,7 @@
 """Whom a wait for a server's storage is put down to.
 
 Those whom the disk worked for meanwhile, and those who had filled the journal that it wrote;
-or the disk or volume itself, if it was slow with nobody else on it.
+or the disk or volume itself, if it was slow with nobody else on it, or suspended.
 """
 
 from __future__ import annotations
@@ -58,7 +58,20 @@ class Storage:
         return max(others, filled, asked) < _ALONE
 
     def mix(self, op: Operation, span: Span, rest: Charge) -> Mix:
-        """Return what an operation's wait for disk or journal went to; ``rest``: if to nobody."""
+        """Return what an operation's wait for disk or journal went to; ``rest``: if to nobody.
+
+        While a volume is suspended nobody has anything from it.
+        """
+        held = self._devices.suspended(op.device, span)
+        if not held:
+            return self._shared(op, span, rest)
+        volume = Culprit("device", op.device or "", self._capture.host)
+        mix = {charge_to("disk", volume): held}
+        add(mix, self._shared(op, span, rest), 1 - held)
+        return mix
+
+    def _shared(self, op: Operation, span: Span, rest: Charge) -> Mix:
+        """Return what a wait for a disk that does work went to."""
         mix: Mix = {}
         others = journal = 0.0
         disk = op.disk or self._users.main_disk(op.process, span.start, span.end)
@@ -119,6 +132,10 @@ class Storage:
         return charge_to("disk", Culprit("device", name, self._capture.host)) if name else None
 
     def _device(self, name: str) -> Iterator[str]:
+        times = self._devices.times_suspended(name)
+        if times:
+            yield f"was suspended (dmsetup) when it was looked at, {times} times"
+            return
         seen = self._devices.worst(name)
         if seen:
             busy, await_us = seen

@@ -117,7 +117,7 @@ def _did(blamed: Blamed, direct: Direct | None) -> str:
     if blamed.cause == "network" and direct is not None:
         did = "it did not take in the server's replies"
     if blamed.culprit.kind == "device":
-        did = "it was slow with nobody on it but NFS"
+        did = "it was slow itself"
     if blamed.culprit.name == STOPPED:
         did = "it had no threads"
     return f"{did} ({blamed.cause})"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from tracer.procfs.exports import exported_devices
@@ -24,6 +25,7 @@ SAMPLED: Final = (
     "/proc/pressure/io",
     "/proc/pressure/memory",
 )
+_DISKS: Final = Path("/sys/block")
 _EXPORTS: Final = ("/proc/fs/nfsd/exports", "/proc/self/mountinfo")
 _READ_BYTES: Final = 1 << 16
 _MESSAGE_BYTES: Final = 8192
@@ -32,8 +34,11 @@ _MESSAGE_BYTES: Final = 8192
 class Samples:
     """The texts to sample; those this kernel lacks are left out."""
 
-    def __init__(self, paths: Sequence[str] = SAMPLED) -> None:
-        self._fds = {path: fd for path in paths if (fd := _opened(path)) is not None}
+    def __init__(self, paths: Sequence[str] = SAMPLED, disks: Path = _DISKS) -> None:
+        # Whether a volume of the device mapper lets no I/O through for now.
+        volumes = sorted(map(str, disks.glob("*/dm/suspended")))
+        names = [*paths, *volumes]
+        self._fds = {path: fd for path in names if (fd := _opened(path)) is not None}
 
     def read(self) -> dict[str, str]:
         """Return path -> text of those that can be read now."""

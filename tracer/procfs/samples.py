@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 SECTOR_BYTES: Final = 512
 # Of nfsd: since recording began; the others are as of now.
 _SUMS: Final = frozenset({"none_free_us", "none_free_times"})
+_VOLUME: Final = re.compile(r"/sys/block/([^/]+)/dm/suspended")
 _PARTITION: Final = re.compile(r"p?\d+$")
 
 
@@ -36,6 +37,7 @@ class Reading:
     mem_available_bytes: int | None = None
     pressure: Mapping[str, float] = field(default_factory=dict)
     disks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    suspended: tuple[str, ...] = ()
     nets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tcp: Mapping[str, int] = field(default_factory=dict)
     nfsd: Mapping[str, int] = field(default_factory=dict)
@@ -56,6 +58,7 @@ def parse(mono_ns: int, files: Mapping[str, str], nfsd: Mapping[str, int] | None
             for kind, value in _pressure(text)
         },
         disks=dict(_disks(files.get("/proc/diskstats", ""))),
+        suspended=tuple(_suspended(files)),
         nets=dict(_nets(files.get("/proc/net/dev", ""))),
         tcp={
             **_pairs(files.get("/proc/net/snmp", ""), "Tcp:"),
@@ -113,6 +116,8 @@ def _disk_figures(old: Reading, new: Reading, seconds: float) -> Iterator[Figure
         yield Figure("disk", name, "in_flight", in_flight)
         if reads + writes:
             yield Figure("disk", name, "await_ms", (read_ms + write_ms) / (reads + writes))
+    for name in new.suspended:
+        yield Figure("disk", name, "suspended", 1)
 
 
 def _net_figures(old: Reading, new: Reading, seconds: float) -> Iterator[Figure]:
@@ -190,6 +195,14 @@ def _disks(text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
         counters = _ints(words[3:14])
         if len(counters) == 11:
             yield words[2], counters
+
+
+def _suspended(files: Mapping[str, str]) -> Iterator[str]:
+    """Yield the volumes of the device mapper that let no I/O through."""
+    for path, text in files.items():
+        match = _VOLUME.fullmatch(path)
+        if match and text.strip() == "1":
+            yield match[1]
 
 
 def _nets(text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
