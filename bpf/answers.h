@@ -176,7 +176,8 @@ static __always_inline void note_asked(u64 now)
 {
 	struct op_rec *op = current_op_or_new();
 
-	if (!op || op->active)
+	/* One read may take up several: it works on all of them since the first. */
+	if (!op || op->active || op->watched & ASKED)
 		return;
 	answer_begin(op, keep_since_woken(op, now));
 	op->watched = ASKED | 1;
