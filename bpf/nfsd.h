@@ -27,6 +27,15 @@ static __always_inline void peer_of_stid(u64 stid, u8 *peer)
 
 	read_peer(client + OFF_nfs4_client__cl_addr, peer);
 }
+
+/* Of who has a byte-range lock: its fl_owner is a struct nfs4_lockowner *. */
+static __always_inline void peer_of_owner(u64 owner, u8 *peer)
+{
+	u64 client = read_u64(owner + OFF_nfs4_stateowner__so_client);
+
+	read_peer(client + OFF_nfs4_client__cl_addr, peer);
+}
 #else
 #define peer_of_stid(stid, peer)
+#define peer_of_owner(owner, peer)
 #endif

@@ -246,6 +246,7 @@ enum count_kind {
 	COUNT_TIMEOUT,
 	COUNT_CONNECT,	  /* connection to a server made; status: errno */
 	COUNT_DISCONNECT, /* connection to a server lost */
+	COUNT_CONFLICT,	  /* a byte-range lock was refused for one that the client holds */
 };
 
 struct count_key {

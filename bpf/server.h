@@ -346,6 +346,32 @@ int on_nfsd_cb_recall(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+#define EAGAIN 11
+#define FILE_LOCK_DEFERRED 1
+
+/*
+ * nfsd is refused a byte-range lock, whose holder stands in the last argument: one of its own
+ * clients, of NFSv4 as the request is, or somebody else.
+ */
+int refused_lock_exit(unsigned long long *ctx)
+{
+	u64 lock = ctx[2], conflict = ctx[3];
+	struct op_rec *op = active_op();
+	struct count_key key = {};
+	s32 result = ctx[4];
+
+	if (!op || op->side != SIDE_SERVER || !op->nfs_begin_ns || !conflict)
+		return 0;
+	if (result != -EAGAIN && result != FILE_LOCK_DEFERRED)
+		return 0;
+	if (load_u64(conflict, OFF_file_lock__fl_lmops) == load_u64(lock, OFF_file_lock__fl_lmops))
+		peer_of_owner(load_u64(conflict, OFF_file_lock__fl_owner), key.peer);
+	key.kind = COUNT_CONFLICT;
+	key.side = SIDE_SERVER;
+	count(&key);
+	return 0;
+}
+
 #ifdef OFF_svc_fh__fh_dentry
 /*
  * The file an operation is about: the last one whose handle was verified. The dentry

@@ -393,6 +393,14 @@ TABLE: Final = (
         lost="names of files (the inode number still tells)",
     ),
     Probe(
+        "refused_lock_exit",
+        "fexit",
+        "vfs_lock_file",
+        "server",
+        "who holds a byte-range lock that another asks for",
+        lost="the client that others wait for with their locks",
+    ),
+    Probe(
         "on_sys_exit",
         "raw_tp",
         "sys_exit",

@@ -87,6 +87,7 @@ COUNTS: Final = (
     "timeout",
     "connect",
     "disconnect",
+    "conflict",
 )
 
 _u8, _u16, _u32, _s32, _u64 = (

@@ -197,7 +197,8 @@ COUNTS = Table(
             "string",
             "status (a reply other than OK), dropped, deferred, reply_cache (a duplicate request: "
             "status 0 dropped, 1 answered), file (wanted from nfsd's file cache), file_opened (it "
-            "was not there), recall (of a delegation), retransmit, timeout, connect, disconnect",
+            "was not there), recall (of a delegation), retransmit, timeout, connect, disconnect, "
+            "conflict (a byte-range lock was refused for one that peer holds, null: somebody else)",
             "status",
         ),
         _n("op", "string", "operation by its kernel name", "OPEN"),

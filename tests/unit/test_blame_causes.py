@@ -594,3 +594,35 @@ class TestAskedToWait:
         again = replace(again, status_before=-10008)
         analysis = analyse([client([vfs, again])])
         assert analysis.causes == {"delay": us(15), "slot": us(5), "remote": us(1)}
+
+
+class TestLockInTheWay:
+    pause = (*SCHEDULE, "schedule_timeout", "wait_woken", "nfs4_proc_lock", "do_setlk", "nfs_lock")
+
+    def analysis(self, *holders):
+        counts = tuple(Count("server", "conflict", None, None, peer, 2) for peer in holders)
+        vfs = call(10, 14, wait(10, 14, self.pause), op="lock", peer=SERVER)
+        return analyse([server(counts=counts, listeners=()), client([vfs])])
+
+    def test_is_another_clients(self):
+        verdict = self.analysis("10.9.0.3").verdict
+        (first,) = verdict.culprits
+        assert (first.culprit.kind, first.culprit.name, first.cause) == ("host", "10.9.0.3", "lock")
+        assert "2 times a byte-range lock was refused, always for one that it had" in first.evidence
+        assert verdict.summary.startswith("The NFS client 10.9.0.3 caused ")
+        assert "it held a lock on a file" in verdict.summary
+
+    @pytest.mark.parametrize(
+        "holders",
+        [
+            pytest.param((), id="not seen"),
+            pytest.param((None,), id="a process of the server"),
+            pytest.param((CLIENT,), id="the client's own"),
+            pytest.param(("10.9.0.3", "10.9.0.4"), id="one of two"),
+            pytest.param(("10.9.0.3", None), id="a client's or a process's"),
+        ],
+    )
+    def test_whose_it_is_is_not_guessed(self, holders):
+        analysis = self.analysis(*holders)
+        assert named(analysis) == []
+        assert analysis.causes["lock"] == us(4)

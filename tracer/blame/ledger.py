@@ -52,6 +52,7 @@ from tracer.blame.occupancy import FastWaits, Occupancy
 from tracer.blame.paths import RpcPath
 from tracer.blame.remote import Remote
 from tracer.blame.replies import Replies, charge_for
+from tracer.blame.signatures import asks_for_lock
 from tracer.model import HostCapture, Operation, Wait
 from tracer.nfs_status import EJUKEBOX, NFS4ERR_DELAY, NFS4ERR_GRACE
 
@@ -254,6 +255,8 @@ class Ledger:
         """Return what a client's wait for its server went to, None if it was for none."""
         if finding.wait_class == "rpc":
             return self.remote.wait_mix(host, op, span)
+        if finding.wait_class == "lock" and not finding.culprit and asks_for_lock(span.wait.stack):
+            return {self._in_the_way(host, op): 1.0}
         if finding.wait_class == "delay":
             said = {abs(rpc.status) for rpc in self.hosts[host].children(op) if rpc.status}
             return {self._pause(host, op, said): 1.0}
@@ -288,10 +291,29 @@ class Ledger:
             return _in_grace(address)
         recalled_from = None if server is None else self._recalled_from(server)
         if said & _ASKED_TO_WAIT and server is not None and recalled_from is not None:
-            client = self.join.client_at(server, recalled_from)
-            name = recalled_from if client is None else self.hosts[client].capture.host
-            return charge_to("delegation", Culprit("host", name, name))
+            return charge_to("delegation", self._client(server, recalled_from))
         return Charge("delay")
+
+    def _in_the_way(self, host: int, op: Operation) -> Charge:
+        """Return the charge for a byte-range lock that a client's call did not get.
+
+        It is another client's, if that was the only one whose locks were in anyone's way.
+        """
+        server = self.join.server_at(host, self.hosts[host].server_address(op))
+        if server is None:
+            return Charge("lock")
+        counts = self.hosts[server].capture.counts
+        peers = {row.peer for row in counts if row.kind == "conflict"}
+        holder = peers.pop() if len(peers) == 1 else None
+        if holder is None or holder in self.hosts[host].capture.addresses:
+            return Charge("lock")
+        return charge_to("lock", self._client(server, holder))
+
+    def _client(self, server: int, address: str) -> Culprit:
+        """Return a client of a server by the name under which it was recorded, if it was."""
+        client = self.join.client_at(server, address)
+        name = address if client is None else self.hosts[client].capture.host
+        return Culprit("host", name, name)
 
     def _recalled_from(self, server: int) -> str | None:
         """Return the one client that had to give back delegations, None if several or none."""

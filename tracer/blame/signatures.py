@@ -286,6 +286,8 @@ _SCHEDULER: Final = re.compile(
 # As tracer/procfs/symbols.py writes functions of out-of-tree modules.
 _FOREIGN: Final = re.compile(r"\S+ \[(\S+)\]")
 
+_ASKS_FOR_LOCK: Final = re.compile(r"nfs4_proc_lock|nfs4_retry_setlk\w*|nlmclnt_\w+")
+
 # Frames that show the waker in an interrupt: whatever process it interrupted did nothing.
 _INTERRUPT: Final = re.compile(
     r"asm_common_interrupt|common_interrupt|asm_sysvec_\w+|sysvec_\w+|__do_softirq|"
@@ -425,6 +427,11 @@ def releases(cause: str, waker_stack: tuple[str, ...]) -> bool:
 def sends_reply(stack: tuple[str, ...]) -> bool:
     """Return whether a server's thread waits to hand a reply to the network."""
     return any(bare(frame) in _SENDS for frame in stack)
+
+
+def asks_for_lock(stack: tuple[str, ...]) -> bool:
+    """Return whether a client's call asks its server again and again for a byte-range lock."""
+    return any(_ASKS_FOR_LOCK.fullmatch(bare(frame)) for frame in stack)
 
 
 def is_frozen_filesystem(stack: tuple[str, ...]) -> bool:

@@ -49,6 +49,7 @@ _AS: Final[Mapping[str, str]] = {
     "network": "The network to",
     "grace": "The NFS server",
     "delegation": "The NFS client",
+    "lock": "The NFS client",
 }
 
 
@@ -91,7 +92,7 @@ def _who(blamed: Blamed, direct: Direct | None) -> str:
     culprit = blamed.culprit
     if blamed.cause == "network" and direct is not None:
         return f"The NFS client {culprit.name}, or the network to it,"
-    if blamed.cause in _AS:
+    if culprit.kind == "host" and blamed.cause in _AS:
         return f"{_AS[blamed.cause]} {culprit.name}"
     if culprit.kind == "host":
         return f"The NFS server {culprit.name}, or the network to it,"
@@ -118,6 +119,8 @@ def _did(blamed: Blamed, direct: Direct | None) -> str:
         did = "it did not take in the server's replies"
     if blamed.culprit.kind == "device":
         did = "it was slow itself"
+    if blamed.culprit.kind == "host" and blamed.cause == "lock":
+        did = "it held a lock on a file"
     if blamed.culprit.name == STOPPED:
         did = "it had no threads"
     return f"{did} ({blamed.cause})"

@@ -265,6 +265,10 @@ def _beside(key: Blame, ledger: Ledger, programs: Programs) -> Iterator[str]:
         yield f"{count} processes of this program, of which this one is behind most"
     if cause == "network":
         yield from figures("network", ledger)
+    if cause == "lock" and culprit.kind == "host":
+        counts = (row for one in ledger.hosts for row in one.capture.counts)
+        times = sum(row.count for row in counts if row.kind == "conflict")
+        yield f"{times} times a byte-range lock was refused, always for one that it had"
     for index, host in enumerate(ledger.hosts):
         if host.capture.host != culprit.host:
             continue

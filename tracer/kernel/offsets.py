@@ -100,6 +100,10 @@ SERVER: Final = (
     _field("dentry", "d_parent"),
     _field("inode", "i_ino"),
     _field("nfs4_stid", "sc_client"),
+    _field("nfs4_stateowner", "so_client"),
+    # First of a file_lock is its file_lock_core since 4ca52f539865 (v6.9).
+    _field("file_lock", "fl_owner", ("file_lock_core", "flc_owner")),
+    _field("file_lock", "fl_lmops"),
     _field("nfs4_client", "cl_addr"),
     _field("nfsd4_compoundargs", "ops"),
     _field("nfsd4_op", "opdesc"),
@@ -225,8 +229,8 @@ OPTIONAL: Final = (
     OptionalType(
         "nfs4_client",
         "server",
-        "from whom a delegation is recalled",
-        "the client in the counts of recalls",
+        "from whom a delegation is recalled, and who holds a byte-range lock",
+        "the client in the counts of recalls and of locks in the way",
     ),
     OptionalType(
         "nfs_pgio_header",
@@ -249,6 +253,7 @@ _DISPENSABLE: Final = frozenset(
         "nfsd4_compoundargs",
         "nfsd4_operation",
         "nfs4_stid",
+        "nfs4_stateowner",
         # Read by programs on functions of nfsd, which cannot be attached either.
         "svc_fh",
         # Kernels without CPU quotas.
