@@ -272,7 +272,7 @@ HOLDERS = Table(
         _n(
             "what",
             "string",
-            "channel: the cache; queue: its number; program: its id",
+            "channel: the cache, or cld (nfsd's clients); queue: its number; program: its id",
             "nfsd.export",
         ),
         _n("mount", "string", "frozen: the filesystem's mount point", "/srv/nfs"),

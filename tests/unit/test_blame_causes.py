@@ -388,6 +388,15 @@ class TestUpcall:
         assert named(analysis) == [("process", "rpc.mountd", "upcall")]
         assert "process is stopped (state T)" in analysis.verdict.culprits[0].evidence
 
+    def test_so_is_who_keeps_nfsds_clients(self):
+        asks = (*SCHEDULE, "schedule_timeout", "__wait_for_common", "__cld_pipe_upcall")
+        stack = (*asks, "nfsd4_cld_create", "nfsd4_reclaim_complete", "nfsd4_proc_compound")
+        holders = (Holder(OTHER, "channel", "nfsd.export"), Holder(HOG, "channel", "cld"))
+        rows = processes(Process(HOG, comm="nfsdcld", exe="/usr/sbin/nfsdcld"))
+        ops = [served(10, 15, wait(10, 15, stack))]
+        analysis = analyse([server(ops, processes=rows, listeners=(), holders=holders)])
+        assert named(analysis) == [("process", "nfsdcld", "upcall")]
+
     def test_nobody_is_if_nobody_holds_it(self):
         ops = [served(10, 15, wait(10, 15, self.stack))]
         holders = (Holder(HOG, "channel", "nfs4.idtoname"),)

@@ -18,14 +18,17 @@ def test_who_is_asked(tmp_path: Path) -> None:
         (402, "5", "/proc/402/net/rpc/nfsd.export/channel"),
         (402, "6", "/proc/402/net/rpc/nfsd.export/flush"),
         (403, "0", "/var/lib/channel"),
+        (403, "1", "/var/lib/nfsd/cld"),
+        (406, "7", "/run/rpc_pipefs/nfsd/cld"),
         (404, "3", "socket:[17]"),
         (405, "3", "socket:[16]"),
     ):
         folder = tmp_path / str(pid) / "fd"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(target)
-    assert list(asked(tmp_path)) == [(402, "channel", "nfsd.export")]
+    channels = [(402, "channel", "nfsd.export"), (406, "channel", "cld")]
+    assert sorted(asked(tmp_path)) == channels
     (tmp_path / "net/netfilter").mkdir(parents=True)
     (tmp_path / "net/netlink").write_text(NETLINK)
     (tmp_path / "net/netfilter/nfnetlink_queue").write_text(QUEUES)
-    assert sorted(asked(tmp_path)) == [(402, "channel", "nfsd.export"), (404, "queue", "5")]
+    assert sorted(asked(tmp_path)) == sorted([*channels, (404, "queue", "5")])

@@ -73,6 +73,9 @@ SIGNATURES: Final = (
             "wait_for_key_construction",
             "request_key*",
             "nfs_idmap_*",
+            "cld_pipe_upcall",
+            "__cld_pipe_upcall",
+            "nfsd4_cld_*",
         ),
     ),
     # Reclaim that itself waits for a disk or for NFS stays reclaim: memory is the cause.
@@ -320,12 +323,14 @@ _AT_LIMIT: Final = re.compile(
     r"try_to_free_mem_cgroup_pages|(__)?mem_cgroup_handle_over_high|try_charge_memcg|try_charge"
 )
 
-# Who looks something up in which of sunrpc's caches: each has a channel to a daemon.
+# Who looks something up in which of sunrpc's caches, or keeps who the clients are: each has a
+# channel to a daemon.
 _CACHES: Final = (
     (re.compile(r"idmap_\w+|nfsd_map_\w+"), ("nfs4.idtoname", "nfs4.nametoid")),
     (re.compile(r"gss_\w+|rsc_\w+|rsi_\w+|svcauth_gss_\w+"), ("auth.rpcsec.init",)),
     (re.compile(r"exp_\w+|rqst_exp_\w+|check_nfsd_access"), ("nfsd.export", "nfsd.fh")),
     (re.compile(r"unix_gid_\w+"), ("auth.unix.gid",)),
+    (re.compile(r"_*cld_\w+|nfsd4_cld_\w+"), ("cld",)),
     (re.compile(r"ip_map_\w+|svcauth_unix_\w+"), ("auth.unix.ip", "auth.unix.gid")),
 )
 

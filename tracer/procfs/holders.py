@@ -20,7 +20,7 @@ class Asked(NamedTuple):
 
 
 def asked(proc: Path) -> Iterator[Asked]:
-    """Yield the processes that have a channel of sunrpc's caches or a netfilter queue.
+    """Yield the processes that have a channel of sunrpc or nfsd, or a netfilter queue.
 
     Queues are those of this network namespace; which socket has one is told by
     net/netfilter/nfnetlink_queue ("%5u %6u ..": queue number, port id, ..).
@@ -31,6 +31,9 @@ def asked(proc: Path) -> Iterator[Asked]:
         path = Path(target)
         if path.name == "channel" and path.parent.parent.name == "rpc":
             yield Asked(pid, "channel", path.parent.name)
+        # Through which nfsd keeps who its clients are: /run/rpc_pipefs/nfsd/cld
+        elif path.parts[-3:] == ("rpc_pipefs", "nfsd", "cld"):
+            yield Asked(pid, "channel", path.name)
         for queue in queues.get(target, ()):
             yield Asked(pid, "queue", queue)
 
