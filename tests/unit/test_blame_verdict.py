@@ -451,3 +451,14 @@ def test_a_network_that_adds_a_little_to_a_slow_operation_is_not_named():
     under = rpc(10, 10.15, xid=5, parent_id=vfs.op_id)
     there = served(50.03, 50.12, xid=5)
     assert analyse([server([there]), client([vfs, under])]).verdict.clear
+
+
+def test_threads_of_another_namespace_are_not_taken_for_stopped_ones():
+    looks = [
+        Sample(START + timedelta(seconds=at), "nfsd", None, "threads", 0) for at in (9, 11, 14)
+    ]
+    there = [served(9, 9.001, xid=1), served(13.9, 13.901, xid=5)]
+    vfs = call(9.9, 14)
+    rpcs = [rpc(9, 9.002, xid=1), rpc(9.9, 14, xid=5, parent_id=vfs.op_id)]
+    capture = server(there, samples=looks, wall_minus_mono_us=round(START.timestamp() * 1e6))
+    assert named(analyse([capture, client([vfs, *rpcs])])) == []

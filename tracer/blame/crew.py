@@ -31,6 +31,7 @@ def stopped(capture: HostCapture) -> list[tuple[int, int]]:
     """Return when a server had no nfsd threads at all, on its monotonic clock, in us.
 
     From one look to the next that both found none: how long before and after is not known.
+    Never, if no look found any: then those that serve are of another network namespace.
     """
     if capture.wall_minus_mono_us is None:
         return []
@@ -40,6 +41,8 @@ def stopped(capture: HostCapture) -> list[tuple[int, int]]:
     for one in capture.samples:
         if one.scope == "nfsd" and one.metric == "threads":
             looks[round(one.ts.timestamp() * 1e6 - offset_us)] += one.value
+    if not any(looks.values()):
+        return []
     return [
         (first, second)
         for (first, before), (second, after) in pairwise(sorted(looks.items()))
