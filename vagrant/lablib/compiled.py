@@ -4,23 +4,26 @@ import os
 import shutil
 from pathlib import Path
 
-from lablib import places, wheels
+from lablib import places
 from lablib.guest import Guest
 
 # Where nfsblame keeps them, by all that went into them.
 IN_GUEST = "/var/cache/nfsblame"
+# Those of a version are one for each kernel and each set of sides.
+_NEWEST = 16
 
 
 def folder() -> Path:
-    """Where those of nfsblame as it is now are kept."""
-    return places.cache() / "compiled" / wheels.of_nfsblame().name
+    """Where they are kept."""
+    return places.cache() / "compiled"
 
 
 def add(payload: Path) -> None:
-    """Gives them to guests to come; nfsblame itself finds out whether one fits."""
+    """Gives the newest to guests to come; nfsblame itself finds out whether one fits."""
     target = payload / "compiled"
     target.mkdir()
-    for path in folder().glob("*.json"):
+    kept = sorted(folder().glob("*.json"), key=lambda path: path.stat().st_mtime)
+    for path in kept[-_NEWEST:]:
         shutil.copy(path, target)
 
 
