@@ -90,11 +90,11 @@ def direct_waits(ledger: Ledger) -> DirectWaits:
     for index, host in enumerate(ledger.hosts):
         for op in host.capture.operations:
             for span in (*queue_spans(op), *spans(op)):
-                finding = host.suspects.finding(span.wait, op.side)
-                culprit = finding.culprit or ledger.replies.receiver(index, op, span.wait)
+                charge = ledger.direct(index, op, span)
+                culprit = charge.culprit or ledger.replies.receiver(index, op, span.wait)
                 if culprit is None:
                     continue
-                direct = found[culprit, finding.wait_class]
+                direct = found[culprit, charge.cause]
                 wait = span.wait
                 if wait.kind == "held":
                     direct.packets.append((span.start, span.end))

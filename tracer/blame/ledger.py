@@ -141,7 +141,7 @@ class Ledger:
             overlap = min(end, span.end) - max(start, span.start)
             if overlap > 0:
                 us = span.total_us * overlap / (span.end - span.start)
-                add(early, {self._charge(host, op, span): us})
+                add(early, {self.direct(host, op, span): us})
         rest = max(0.0, end - start - sum(early.values()))
         mix = self.occupancy(host).charged(start, end)
         unknown = Charge("unknown", None, (QUEUE_LINK,))
@@ -217,7 +217,7 @@ class Ledger:
         side = "server" if op.layer == "answer" else op.side
         return self.hosts[host].suspects.finding(span.wait, side)
 
-    def _charge(self, host: int, op: Operation, span: Span) -> Charge:
+    def direct(self, host: int, op: Operation, span: Span) -> Charge:
         """Return what a wait is put down to by itself: nothing behind it is looked into."""
         if span.wait.kind == "throttled":
             return charge_to("throttle", self._quota(host, op))
@@ -237,7 +237,7 @@ class Ledger:
         if elsewhere is not None:
             return elsewhere
         if span.wait.kind == "throttled" or finding.wait_class == "reclaim":
-            return {self._charge(host, op, span): 1.0}
+            return {self.direct(host, op, span): 1.0}
         if finding.wait_class == "lock" and finding.culprit:
             return self._held_mix(host, op, span, finding.culprit)
         if finding.wait_class in OF_STORAGE:
