@@ -78,9 +78,12 @@ ABOUT: Final[Mapping[str, About]] = {
         "list programs with bpftool prog and detach the one named for a test",
     ),
     "lock": About(
-        "another thread holds a kernel lock (inode, directory, mutex)",
-        "thread sleeps in a lock's slow path; who releases it wakes it",
-        "the owner while the wait has not ended",
+        "another thread holds a kernel lock (inode, directory, mutex), or another process a "
+        "byte-range lock",
+        "thread sleeps in a lock's slow path; who releases it wakes it; a client asks its server "
+        "again and again, where the client that has the lock is counted",
+        "the owner while the wait has not ended; of byte-range locks of several clients, and of "
+        "NFSv3, whose",
         "see what the lock's holder does with the same directory or file",
     ),
     "disk": About(
@@ -128,11 +131,11 @@ ABOUT: Final[Mapping[str, About]] = {
         "spread interrupts over CPUs",
     ),
     "upcall": About(
-        "the kernel waits for an NFS daemon (mountd, gssd, idmapd)",
+        "the kernel waits for an NFS daemon (mountd, gssd, idmapd, nfsdcld)",
         "thread sleeps in cache_check, an rpc_pipefs upcall or a key request, or the request is "
         "put off; who answers wakes it, else it is who holds the cache's channel",
         "requests that are still put off when recording ends",
-        "check that rpc.mountd, rpc.gssd and rpc.idmapd run and that name services answer",
+        "check that rpc.mountd, rpc.gssd, rpc.idmapd and nfsdcld run and that name services answer",
     ),
     "delegation": About(
         "another client has to give back a delegation or lease first",
@@ -156,8 +159,8 @@ ABOUT: Final[Mapping[str, About]] = {
         "look at the server's side of the same operations",
     ),
     "threads": About(
-        "every nfsd thread was at work, none was free to take the request up",
-        "request arrived and no thread took it; all threads were running",
+        "every nfsd thread was at work, or there was none to take the request up",
+        "request arrived and no thread took it; all threads were running, or had been ended",
         "operations too fast to be recorded one by one",
         "raise the number of nfsd threads (/proc/fs/nfsd/threads, nfs.conf: [nfsd] threads=)",
     ),
