@@ -331,7 +331,12 @@ MEMORY_USE = Table(
         _n("start_us", "int64", "its start", "3100000"),
         _c("begin_mono_us", "int64", "it was taken from here", "73120000"),
         _c("end_mono_us", "int64", "to here", "73187109"),
-        _c("taken_bytes", "int64", "how much, and not given back until then", "20971520"),
+        _c(
+            "taken_bytes",
+            "int64",
+            "how much, less what was given back (which may be more)",
+            "2097152",
+        ),
     ),
 )
 

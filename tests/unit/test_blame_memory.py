@@ -100,7 +100,8 @@ def test_who_took_clearly_most_is_named(waits):
         pytest.param([took(ProcessKey(7, 7), 400)], id="all is a process's that is not known"),
         pytest.param([took(HOG, 4)], id="too little to tell by one page in 16"),
         pytest.param([took(HOG, 300, 13, 14)], id="after the wait"),
-        pytest.param([took(HOG, 300, 5, 8.9)], id="long before the wait"),
+        pytest.param([took(HOG, 300, -9, -0.1)], id="long before the wait"),
+        pytest.param([took(HOG, 300), took(HOG, -297)], id="and given back"),
     ],
 )
 def test_nobody_is_named_else(uses):
@@ -111,6 +112,10 @@ def test_nobody_is_named_else(uses):
 
 def test_what_was_taken_just_before_is_what_is_lacking():
     assert named(analysis(took(HOG, 300, 9.2, 9.9), took(None, 50))) == [HOGS]
+
+
+def test_what_the_kernel_gives_back_it_has_not_kept():
+    assert named(analysis(took(HOG, 300), took(None, 900), took(None, -850))) == [HOGS]
 
 
 def test_processes_of_one_program_are_one():

@@ -8,8 +8,8 @@ What nfsd and the rest of the kernel take counts, too, as nobody's.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeAlias
 
 from tracer.blame.charge import Charge, Culprit, charge_to
 from tracer.blame.culprits import Suspects
@@ -25,8 +25,12 @@ _MOST: Final = 0.5
 _TIMES_THE_NEXT: Final = 2
 # One page in 16 is counted: of less than this nobody knows well whose it was.
 _LEAST_BYTES: Final = 4 << 20
-# What a wait is short of was taken before it began.
-_BEFORE_US: Final = 1_000_000
+# What a wait is short of was taken before it began; who took it may be stuck since.
+_BEFORE_US: Final = 10_000_000
+
+# By program, what each of its processes took less what it gave back; one of nobody known.
+_Taken: TypeAlias = defaultdict[object, Counter[ProcessKey | None]]
+_NOBODY: Final = None
 
 
 class Memory:
@@ -60,15 +64,11 @@ class Memory:
         if cause != "reclaim" or culprit.process is None:
             return
         row = self._capture.processes.get(culprit.process)
-        of_all = sum(use.taken_bytes for use in self._uses.rows)
+        of_program = self._taken((use, 1.0) for use in self._uses.rows)
+        of_all = _whole(of_program)
         if row is None or not of_all:
             return
-        own = _program(row)
-        taken = sum(
-            use.taken_bytes
-            for use in self._uses.rows
-            if (other := self._row(use)) and _program(other) == own
-        )
+        taken = max(0, of_program[_program(row)].total())
         yield (
             f"took {human_bytes(taken)} while memory was short, {percent(taken / of_all)} of what "
             "was taken then"
@@ -76,28 +76,31 @@ class Memory:
 
     def _taker(self, start: float, end: float, cgroup: str | None) -> ProcessKey | None:
         """Return who took clearly most, for a program of several processes the first of them."""
-        whole = 0.0
-        taken: Counter[object] = Counter()
-        members: defaultdict[object, Counter[ProcessKey]] = defaultdict(Counter)
-        for use, part in self._uses.during(start, end):
-            row = self._row(use)
+        of_program = self._taken(self._uses.during(start, end), cgroup)
+        least = max(_MOST * _whole(of_program), _LEAST_BYTES)
+        of_program.pop(_NOBODY, None)
+        ranked = sorted(of_program.values(), key=lambda members: -members.total())
+        if not ranked or ranked[0].total() <= least:
+            return None
+        if len(ranked) > 1 and ranked[0].total() < _TIMES_THE_NEXT * ranked[1].total():
+            return None
+        return ranked[0].most_common(1)[0][0]
+
+    def _taken(self, uses: Iterable[tuple[MemoryUse, float]], cgroup: str | None = None) -> _Taken:
+        """Return what each program's processes took, those of one cgroup only if one is given."""
+        taken: _Taken = defaultdict(Counter)
+        for use, part in uses:
+            row = self._capture.processes.get(use.process) if use.process else None
             if cgroup is not None and (row is None or row.cgroup != cgroup):
                 continue
-            count = round(use.taken_bytes * part)
-            whole += count
-            if row is not None and not row.kthread:
-                its = _program(row)
-                taken[its] += count
-                members[its][row.key] += count
-        ranked = taken.most_common(2)
-        if not ranked or ranked[0][1] <= max(_MOST * whole, _LEAST_BYTES):
-            return None
-        if len(ranked) > 1 and ranked[0][1] < _TIMES_THE_NEXT * ranked[1][1]:
-            return None
-        return members[ranked[0][0]].most_common(1)[0][0]
+            its = _NOBODY if row is None or row.kthread else _program(row)
+            taken[its][row.key if row else None] += round(use.taken_bytes * part)
+        return taken
 
-    def _row(self, use: MemoryUse) -> Process | None:
-        return self._capture.processes.get(use.process) if use.process else None
+
+def _whole(of_program: _Taken) -> int:
+    """Return how much was taken in all; who gave back more has taken nothing."""
+    return sum(max(0, members.total()) for members in of_program.values())
 
 
 def _program(process: Process) -> object:

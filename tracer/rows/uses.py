@@ -70,8 +70,8 @@ def memory_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
     """Return the rows of memory of a USES frame. Raises BadFrame."""
     slots: defaultdict[int, dict[tuple[int, int], int]] = defaultdict(dict)
     for slot, start_ns, tgid, _, _, pages, _ in _of_kind(payload, USE_MEMORY):
-        # Who gave back more than he took has taken nothing.
-        slots[slot][tgid, start_ns] = max(0, ctypes.c_int64(pages).value)
+        # What is given back may have been taken in a slot before.
+        slots[slot][tgid, start_ns] = ctypes.c_int64(pages).value
     return [row for slot, taken in slots.items() for row in _taken(slot, taken, ts_us, look)]
 
 
@@ -79,11 +79,11 @@ def _taken(
     slot: int, taken: dict[tuple[int, int], int], ts_us: int, look: Lookups
 ) -> Iterator[Row]:
     """Yield the rows of one slot; ``taken``: pages by pid and start_ns."""
-    least = sum(taken.values()) * _LEAST_OF_MEMORY
+    least = sum(map(abs, taken.values())) * _LEAST_OF_MEMORY
     together = 0
     times = {"begin_mono_us": slot * SLOT_NS // 1000, "end_mono_us": (slot + 1) * SLOT_NS // 1000}
     for (tgid, start_ns), pages in taken.items():
-        if not tgid or pages < least:
+        if not tgid or abs(pages) < least:
             together += pages
         elif pages:
             look.comm(tgid, start_ns)  # the process gets its row in `processes`
