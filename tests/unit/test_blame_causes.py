@@ -388,6 +388,13 @@ class TestUpcall:
         assert named(analysis) == [("process", "rpc.mountd", "upcall")]
         assert "process is stopped (state T)" in analysis.verdict.culprits[0].evidence
 
+    def test_one_that_answers_soon_is_not_for_that_something_else_is_slow(self):
+        holders = (Holder(OTHER, "channel", "nfsd.export"),)
+        for answered, found in ((10.04, []), (10.06, [("process", "rpc.mountd", "upcall")])):
+            ops = [served(10, 10.12, wait(10, answered, self.stack))]
+            known = {"processes": self.rows, "listeners": (), "holders": holders}
+            assert named(analyse([server(ops, **known)])) == found
+
     def test_so_is_who_keeps_nfsds_clients(self):
         asks = (*SCHEDULE, "schedule_timeout", "__wait_for_common", "__cld_pipe_upcall")
         stack = (*asks, "nfsd4_cld_create", "nfsd4_reclaim_complete", "nfsd4_proc_compound")

@@ -13,12 +13,10 @@ from tracer.blame.programs import Program, program_of
 from tracer.blame.stalls import Stall, Victim
 from tracer.model import HostCapture
 
-# What everyone waits for a little: it counts where an operation's wait for it is of this
-# part of the threshold, by itself.
-_OF_THRESHOLD: Final[Mapping[str, float]] = {
-    "network": 1.0,
-    **dict.fromkeys(("cpu", "reclaim", *OF_STORAGE), 0.5),
-}
+# Everyone waits a little for everything: it counts where an operation's waits for it are of this
+# part of the threshold by themselves. What is left over goes to the network: there it is all.
+_OF_THRESHOLD: Final = 0.5
+_OF_NETWORK: Final = 1.0
 
 Blame: TypeAlias = tuple[Culprit, str]
 """A culprit and a cause."""
@@ -76,7 +74,8 @@ def accounts(
     for stall in stalls:
         for key, charges in _by_culprit(stall, programs, of_storage).items():
             us = sum(charges.values())
-            if us < _OF_THRESHOLD.get(key[1], 0) * threshold_us:
+            least = _OF_NETWORK if key[1] == "network" else _OF_THRESHOLD
+            if us < least * threshold_us:
                 continue
             account = found[key]
             account.stall_us += us
