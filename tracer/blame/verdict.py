@@ -28,13 +28,14 @@ from tracer.blame.units import human_us
 from tracer.model import HostCapture, Process
 
 # Below either of these a culprit is noise: it stays in the ledger only. Moments without a
-# free thread or CPU are normal, and drivers and filters take a little of each operation: they
-# must matter more. What nothing else accounts for is put down to the wire, so a network is
+# free thread or CPU are normal, mountd is asked for what nfsd has forgotten, and drivers and
+# filters take a little of each operation: they must matter more. What nothing else accounts for is put down to the wire, so a network is
 # named only where it is most of all.
 _NOISE_US: Final = 50_000
 _NOISE_SHARE: Final = 0.01
 _NOISE_SHARES: Final[Mapping[str, float]] = {
     "threads": 0.05,
+    "upcall": 0.05,
     "cpu": 0.05,
     "disk": 0.05,
     "journal": 0.05,
