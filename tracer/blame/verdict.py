@@ -29,8 +29,8 @@ from tracer.model import HostCapture, Process
 
 # Below either of these a culprit is noise: it stays in the ledger only. Moments without a
 # free thread or CPU are normal, mountd is asked for what nfsd has forgotten, and drivers and
-# filters take a little of each operation: they must matter more. What nothing else accounts for is put down to the wire, so a network is
-# named only where it is most of all.
+# filters take a little of each operation: they must matter more. What nothing else accounts for
+# is put down to the wire, so a network is named only where it is most of all.
 _NOISE_US: Final = 50_000
 _NOISE_SHARE: Final = 0.01
 _NOISE_SHARES: Final[Mapping[str, float]] = {
