@@ -35,7 +35,7 @@ from blame_cases import (
 
 from tracer.blame import analyse
 from tracer.blame.evidence import held_times
-from tracer.model import IntervalWaits, Process, ProcessKey, Sample
+from tracer.model import Event, IntervalWaits, Process, ProcessKey, Sample
 
 OTHER = ProcessKey(500, 9_000_000)
 
@@ -462,3 +462,18 @@ def test_threads_of_another_namespace_are_not_taken_for_stopped_ones():
     rpcs = [rpc(9, 9.002, xid=1), rpc(9.9, 14, xid=5, parent_id=vfs.op_id)]
     capture = server(there, samples=looks, wall_minus_mono_us=round(START.timestamp() * 1e6))
     assert named(analyse([capture, client([vfs, *rpcs])])) == []
+
+
+@pytest.mark.parametrize(
+    ("started", "found"),
+    [(10.2, [("host", SERVER, "grace")]), (3, []), (14.5, [])],
+)
+def test_connections_lost_as_nfsd_is_started_anew_are_no_networks_doing(started, found):
+    text = "NFSD: starting 90-second grace period (net f0000000)"
+    log = Event(START + timedelta(seconds=started), "kmsg", "kernel", text, 1)
+    there = [served(9, 9.001, xid=1), served(13.9, 13.901, xid=5)]
+    vfs = call(9.9, 14)
+    rpcs = [rpc(9, 9.002, xid=1), rpc(9.9, 14, xid=5, parent_id=vfs.op_id, transmits=3)]
+    wall_minus_mono_us = round(START.timestamp() * 1e6)
+    capture = server(there, events=[log], wall_minus_mono_us=wall_minus_mono_us)
+    assert named(analyse([capture, client([vfs, *rpcs])])) == found

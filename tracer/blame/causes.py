@@ -145,9 +145,11 @@ ABOUT: Final[Mapping[str, About]] = {
         "find the client that does not answer callbacks",
     ),
     "grace": About(
-        "the server was restarted: it refuses requests, and clients tell it their state again",
+        "the server was restarted: clients connect anew and tell it their state again, and it "
+        "refuses requests until then",
         "replies with NFS4ERR_GRACE, or of a lost session by a server that its kernel log says "
-        "was started; NFSv3: thread sleeps in nlmclnt_call",
+        "was started; NFSv3: thread sleeps in nlmclnt_call; RPCs lay on the wire while it was "
+        "started, or within 5 s",
         "grace periods that nobody ran into",
         "wait up to 90 s after the server's start",
     ),

@@ -176,6 +176,18 @@ def nfsd_restarted(capture: HostCapture) -> bool:
     )
 
 
+def nfsd_starts_us(capture: HostCapture) -> list[float]:
+    """Return when nfsd was started while it was recorded, on its host's monotonic clock."""
+    offset_us = capture.wall_minus_mono_us
+    if offset_us is None:
+        return []
+    return [
+        _epoch_us(event.ts) - offset_us
+        for event in capture.events
+        if event.kind == "kmsg" and _STARTS in (event.text or "")
+    ]
+
+
 _NO_RPCS: Final = RpcPath(())
 
 

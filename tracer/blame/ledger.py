@@ -50,7 +50,7 @@ from tracer.blame.join import Join
 from tracer.blame.network import is_at_fault
 from tracer.blame.occupancy import FastWaits, Occupancy
 from tracer.blame.paths import RpcPath
-from tracer.blame.remote import Remote
+from tracer.blame.remote import Remote, in_grace
 from tracer.blame.replies import Replies, charge_for
 from tracer.blame.signatures import asks_for_lock
 from tracer.model import HostCapture, Operation, Wait
@@ -261,7 +261,7 @@ class Ledger:
             said = {abs(rpc.status) for rpc in self.hosts[host].children(op) if rpc.status}
             return {self._pause(host, op, said): 1.0}
         if finding.wait_class == "grace":
-            return {_in_grace(self.hosts[host].server_address(op)): 1.0}
+            return {in_grace(self.hosts[host].server_address(op)): 1.0}
         if finding.wait_class == "unknown" and not span.wait.stack:
             # No stack: only an RPC of this very call can tell what it waited for.
             return self.remote.walk(host, op, span, [RpcPath(self.hosts[host].children(op))])
@@ -288,7 +288,7 @@ class Ledger:
         server = self.join.server_at(host, address)
         restarted = server is not None and nfsd_restarted(self.hosts[server].capture)
         if NFS4ERR_GRACE in said or (said & _FORGOTTEN and restarted):
-            return _in_grace(address)
+            return in_grace(address)
         recalled_from = None if server is None else self._recalled_from(server)
         if said & _ASKED_TO_WAIT and server is not None and recalled_from is not None:
             return charge_to("delegation", self._client(server, recalled_from))
@@ -361,10 +361,6 @@ class Ledger:
         ]
         for _, op in sorted(locked, key=lambda one: one[0]):
             self._waits(host, op)
-
-
-def _in_grace(address: str | None) -> Charge:
-    return charge_to("grace", Culprit("host", address, address) if address else None)
 
 
 def _behind(link: Link, charge: Charge) -> Charge:

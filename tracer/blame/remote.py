@@ -21,6 +21,7 @@ from tracer.blame.charge import (
     scaled,
     through,
 )
+from tracer.blame.hosts import nfsd_starts_us
 from tracer.blame.intervals import Span, wall_us
 from tracer.blame.join import Located
 from tracer.blame.paths import Leg, Phase, RpcPath, phases, walk_levels
@@ -36,6 +37,10 @@ _TINY_SEND_US: Final = 1000
 # The longest pause before an RPC that was refused is sent again: NFS4_POLL_RETRY_MAX. That of
 # NFSv3 is 5 s, NFS_JUKEBOX_RETRY_TIME.
 _LONGEST_PAUSE_US: Final = 15_000_000
+
+# How long after a server was started anew its clients may still try to connect: their first
+# pause before that is 3 s, XS_TCP_INIT_REEST_TO.
+_RECONNECT_US: Final = 5_000_000
 
 # Who has this part of the slots is whom those wait for who have none.
 _MOST: Final = 0.5
@@ -303,11 +308,26 @@ class Remote:
         """Return the charge for time on the wire: it has no process, but two ends.
 
         It is the client's if a server's threads could not send it their replies, else the
-        server's, which is where one looks first.
+        server's, which is where one looks first. A connection that is lost as nfsd is started
+        anew, and made again later, is no network's doing.
         """
+        if self._was_restarted(host, rpc):
+            return in_grace(rpc.peer)
         receiver = self._ledger.replies.slow(self._ledger.hosts[host].capture.host)
         server = Culprit("host", rpc.peer, rpc.peer) if rpc.peer else None
         return charge_to("network", receiver or server)
+
+    def _was_restarted(self, host: int, rpc: Operation) -> bool:
+        """Return whether the server was started anew while an RPC was under way, or just before."""
+        server = self._ledger.join.server_at(host, rpc.peer)
+        if server is None:
+            return False
+        starts = nfsd_starts_us(self._ledger.hosts[server].capture)
+        offset = self._ledger.join.offset_us(host, server, rpc.begin_mono_us) if starts else None
+        if offset is None:
+            return False
+        begin, end = rpc.begin_mono_us + offset, rpc.begin_mono_us + wall_us(rpc) + offset
+        return any(begin - _RECONNECT_US <= start <= end for start in starts)
 
     def _unseen_at(
         self, host: int, server: int, rpc: Operation, start: float, end: float
@@ -337,6 +357,11 @@ def _has_most(taken: Iterable[tuple[ProcessKey | None, Charge, float]]) -> Proce
         times[who] += round(us)
     who, us = next(iter(times.most_common(1)), (None, 0))
     return who if us >= _MOST * times.total() else None
+
+
+def in_grace(address: str | None) -> Charge:
+    """Return the charge to a server that was started anew: it has to be told its clients' state."""
+    return charge_to("grace", Culprit("host", address, address) if address else None)
 
 
 def _at_server(address: str) -> Charge:
