@@ -149,6 +149,15 @@ def test_a_thread_that_was_to_take_a_request_up_had_to_free_memory_first():
     assert found.verdict.culprits[0].stall_us == us(1.9)
 
 
+def test_requests_wait_for_threads_that_free_memory_for_their_next():
+    ops = [served(10, 12, freed(10, 11.9), queue=1.95, xid=xid) for xid in (1, 2)]
+    ops.append(served(10, 12, queue=1.95, xid=3))
+    found = analysis(took(HOG, 300), ops=ops, nfsd_threads=2)
+    (first,) = found.verdict.culprits
+    assert (first.culprit.name, first.operations) == ("indexd", 3)
+    assert first.stall_us == pytest.approx(us(3 * 1.9), rel=0.03)
+
+
 class TestLimit:
     rows = ROWS | processes(
         Process(REDIS, comm="redis-server", exe="/usr/bin/redis", cgroup="/index")

@@ -8,7 +8,7 @@ its capture is there; a lock's time is followed into the operation that held it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Final
@@ -106,7 +106,7 @@ class Ledger:
             self._warm_up(host)
             self._occupancies[host] = Occupancy(
                 server.capture.nfsd_threads,
-                (self._held(host, op) for op in server.served),
+                self._all_held(host),
                 _fast_waits(server),
                 server.capture.host,
                 stopped(server.capture),
@@ -178,6 +178,15 @@ class Ledger:
             span = Span(_LOST_WAIT, served_from(op), end, lost)
             parts = [*parts, (span, {UNKNOWN: 1.0})]
         return parts
+
+    def _all_held(self, host: int) -> Iterator[list[Stretch]]:
+        """Yield for what a server's threads were not free: operations, and pages for the next."""
+        for op in self.hosts[host].served:
+            yield self._held(host, op)
+            for span in queue_spans(op):
+                if self._finding(host, op, span).wait_class == "reclaim":
+                    rates = {self.direct(host, op, span): 1.0}
+                    yield [Stretch(span.start, span.end, rates)]
 
     def _held(self, host: int, op: Operation) -> list[Stretch]:
         """Return for what an operation's thread was not free for the next one.
