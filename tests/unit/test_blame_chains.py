@@ -160,6 +160,9 @@ def test_a_lock_behind_the_agent() -> None:
     analysis = analyse([scene(answer(1, 3, AGENT, lock))])
     assert named(analysis) == [("process", "backupd", "lock")]
     assert chain(analysis) == [("qaxsafed", "fanotify"), ("backupd", "lock")]
+    (first,) = analysis.verdict.culprits
+    assert first.direct_us == us(2)
+    assert "qaxsafed waited for it 1 time (lock), 2 s in all, longest 2 s" in first.evidence
 
 
 def test_a_holder_of_a_lock_that_waits_itself() -> None:

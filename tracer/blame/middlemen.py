@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from tracer.blame.chains import means_of_wait
 from tracer.blame.charge import Culprit
 from tracer.blame.hosts import Host
-from tracer.blame.intervals import spans
+from tracer.blame.intervals import Span, spans
 from tracer.blame.names import name_of
 from tracer.blame.timeline import Timeline
 from tracer.blame.units import human_us
-from tracer.model import Wait
+from tracer.model import Operation, Wait
+
+# Besides messages.
+_OF_PROCESSES: Final = ("lock", "cpu")
 
 
 @dataclass(slots=True)
@@ -73,9 +77,8 @@ class Middlemen:
         held = Timeline(_merged(_held(host)))
         for op in host.capture.answers:
             for span in spans(op):
-                means = means_of_wait(op, span)
-                waker = span.wait.waker
-                if means is None or waker is None or op.process is None or op.process == waker:
+                behind, means = _waited_for(host, op, span)
+                if behind is None or op.process is None or op.process == behind.process:
                     continue
                 overlap_us = sum(
                     min(span.end, one.end_mono_us) - max(span.start, one.begin_mono_us)
@@ -83,9 +86,20 @@ class Middlemen:
                 )
                 us = min(span.total_us, round(overlap_us))
                 if us:
-                    by_name = self._found[host.suspects.process(waker)]
+                    by_name = self._found[behind]
                     name = name_of(host.capture, op.process)
                     by_name.setdefault(name, Middle()).take(span.wait, means, us)
+
+
+def _waited_for(host: Host, op: Operation, span: Span) -> tuple[Culprit | None, str]:
+    """Return the process that another waited for, and by what: its message, its lock, its CPU."""
+    means = means_of_wait(op, span)
+    if means is not None and span.wait.waker is not None:
+        return host.suspects.process(span.wait.waker), means
+    finding = host.suspects.finding(span.wait, "server")
+    if finding.wait_class in _OF_PROCESSES and finding.culprit and finding.culprit.process:
+        return finding.culprit, finding.wait_class
+    return None, ""
 
 
 def _held(host: Host) -> Iterator[_Held]:
