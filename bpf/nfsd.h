@@ -28,14 +28,18 @@ static __always_inline void peer_of_stid(u64 stid, u8 *peer)
 	read_peer(client + OFF_nfs4_client__cl_addr, peer);
 }
 
-/* Of who has a byte-range lock: its fl_owner is a struct nfs4_lockowner *. */
-static __always_inline void peer_of_owner(u64 owner, u8 *peer)
+/*
+ * The client that has a byte-range lock which is in another's way; true if that one is its, too.
+ * Their fl_owners are struct nfs4_lockowner *.
+ */
+static __always_inline bool holder_of(u64 holder, u64 asker, u8 *peer)
 {
-	u64 client = read_u64(owner + OFF_nfs4_stateowner__so_client);
+	u64 client = read_u64(holder + OFF_nfs4_stateowner__so_client);
 
 	read_peer(client + OFF_nfs4_client__cl_addr, peer);
+	return client == read_u64(asker + OFF_nfs4_stateowner__so_client);
 }
 #else
 #define peer_of_stid(stid, peer)
-#define peer_of_owner(owner, peer)
+#define holder_of(holder, asker, peer) false
 #endif

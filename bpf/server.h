@@ -365,7 +365,8 @@ int refused_lock_exit(unsigned long long *ctx)
 	if (result != -EAGAIN && result != FILE_LOCK_DEFERRED)
 		return 0;
 	if (load_u64(conflict, OFF_file_lock__fl_lmops) == load_u64(lock, OFF_file_lock__fl_lmops))
-		peer_of_owner(load_u64(conflict, OFF_file_lock__fl_owner), key.peer);
+		key.status = holder_of(load_u64(conflict, OFF_file_lock__fl_owner),
+				       load_u64(lock, OFF_file_lock__fl_owner), key.peer);
 	key.kind = COUNT_CONFLICT;
 	key.side = SIDE_SERVER;
 	count(&key);

@@ -198,7 +198,8 @@ COUNTS = Table(
             "status (a reply other than OK), dropped, deferred, reply_cache (a duplicate request: "
             "status 0 dropped, 1 answered), file (wanted from nfsd's file cache), file_opened (it "
             "was not there), recall (of a delegation), retransmit, timeout, connect, disconnect, "
-            "conflict (a byte-range lock was refused for one that peer holds, null: somebody else)",
+            "conflict (a byte-range lock was refused for one that peer holds, null: somebody "
+            "else; status 1: to the same client)",
             "status",
         ),
         _n("op", "string", "operation by its kernel name", "OPEN"),

@@ -615,30 +615,40 @@ class TestAskedToWait:
 class TestLockInTheWay:
     pause = (*SCHEDULE, "schedule_timeout", "wait_woken", "nfs4_proc_lock", "do_setlk", "nfs_lock")
 
-    def analysis(self, *holders):
-        counts = tuple(Count("server", "conflict", None, None, peer, 2) for peer in holders)
+    def analysis(self, *conflicts):
+        counts = [Count("server", "conflict", None, same, peer, 2) for peer, same in conflicts]
         vfs = call(10, 14, wait(10, 14, self.pause), op="lock", peer=SERVER)
         return analyse([server(counts=counts, listeners=()), client([vfs])])
 
-    def test_is_another_clients(self):
-        verdict = self.analysis("10.9.0.3").verdict
+    @pytest.mark.parametrize(
+        "others",
+        [
+            pytest.param((), id="and no other"),
+            pytest.param(((CLIENT, 0),), id="which waits for this one, too"),
+            pytest.param((("10.9.0.3", 1),), id="whose processes wait for each other, too"),
+        ],
+    )
+    def test_is_another_clients(self, others):
+        verdict = self.analysis(("10.9.0.3", 0), *others).verdict
         (first,) = verdict.culprits
         assert (first.culprit.kind, first.culprit.name, first.cause) == ("host", "10.9.0.3", "lock")
-        assert "2 times a byte-range lock was refused, always for one that it had" in first.evidence
+        line = "2 times another client's byte-range lock was refused for one that it had"
+        assert line in first.evidence
         assert verdict.summary.startswith("The NFS client 10.9.0.3 caused ")
         assert "it held a lock on a file" in verdict.summary
 
     @pytest.mark.parametrize(
-        "holders",
+        "conflicts",
         [
             pytest.param((), id="not seen"),
-            pytest.param((None,), id="a process of the server"),
-            pytest.param((CLIENT,), id="the client's own"),
-            pytest.param(("10.9.0.3", "10.9.0.4"), id="one of two"),
-            pytest.param(("10.9.0.3", None), id="a client's or a process's"),
+            pytest.param(((None, 0),), id="a process of the server"),
+            pytest.param(((CLIENT, 1),), id="the client's own"),
+            pytest.param((("10.9.0.3", 0), (CLIENT, 1)), id="the client's own or another's"),
+            pytest.param((("10.9.0.3", 0), ("10.9.0.4", 0)), id="one of two"),
+            pytest.param((("10.9.0.3", 0), (None, 0)), id="a client's or a process's"),
         ],
     )
-    def test_whose_it_is_is_not_guessed(self, holders):
-        analysis = self.analysis(*holders)
+    def test_whose_it_is_is_not_guessed(self, conflicts):
+        analysis = self.analysis(*conflicts)
         assert named(analysis) == []
         assert analysis.causes["lock"] == us(4)

@@ -300,25 +300,30 @@ class Ledger:
             return in_grace(address)
         recalled_from = None if server is None else self._recalled_from(server)
         if said & _ASKED_TO_WAIT and server is not None and recalled_from is not None:
-            return charge_to("delegation", self._client(server, recalled_from))
+            return charge_to("delegation", self.client(server, recalled_from))
         return Charge("delay")
 
     def _in_the_way(self, host: int, op: Operation) -> Charge:
         """Return the charge for a byte-range lock that a client's call did not get.
 
-        It is another client's, if that was the only one whose locks were in anyone's way.
+        It is another client's, if that was the only one whose locks were in others' way.
         """
         server = self.join.server_at(host, self.hosts[host].server_address(op))
         if server is None:
             return Charge("lock")
-        counts = self.hosts[server].capture.counts
-        peers = {row.peer for row in counts if row.kind == "conflict"}
-        holder = peers.pop() if len(peers) == 1 else None
-        if holder is None or holder in self.hosts[host].capture.addresses:
+        own = self.hosts[host].capture.addresses
+        holders = {
+            row.peer
+            for row in self.hosts[server].capture.counts
+            # Of those within a client its own only, and of those between two the other's.
+            if row.kind == "conflict" and bool(row.status) == (row.peer in own)
+        }
+        holder = holders.pop() if len(holders) == 1 else None
+        if holder is None or holder in own:
             return Charge("lock")
-        return charge_to("lock", self._client(server, holder))
+        return charge_to("lock", self.client(server, holder))
 
-    def _client(self, server: int, address: str) -> Culprit:
+    def client(self, server: int, address: str) -> Culprit:
         """Return a client of a server by the name under which it was recorded, if it was."""
         client = self.join.client_at(server, address)
         name = address if client is None else self.hosts[client].capture.host

@@ -267,9 +267,14 @@ def _beside(key: Blame, ledger: Ledger, programs: Programs) -> Iterator[str]:
     if cause == "network":
         yield from figures("network", ledger)
     if cause == "lock" and culprit.kind == "host":
-        counts = (row for one in ledger.hosts for row in one.capture.counts)
-        times = sum(row.count for row in counts if row.kind == "conflict")
-        yield f"{times} times a byte-range lock was refused, always for one that it had"
+        times = sum(
+            row.count
+            for index, host in enumerate(ledger.hosts)
+            for row in host.capture.counts
+            if row.kind == "conflict" and not row.status and row.peer
+            if ledger.client(index, row.peer) == culprit
+        )
+        yield f"{times} times another client's byte-range lock was refused for one that it had"
     for index, host in enumerate(ledger.hosts):
         if host.capture.host != culprit.host:
             continue

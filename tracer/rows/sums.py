@@ -23,7 +23,7 @@ from tracer.rows.text import address
 _LATENCY: Final = layout(LatencyKey, LatencyVal)
 _WAITS: Final = layout(WaitKey, WaitVal)
 _COUNTS: Final = layout(CountKey, ctypes.c_uint64)
-_WITH_STATUS: Final = ("status", "reply_cache", "connect")
+_WITH_STATUS: Final = ("status", "reply_cache", "connect", "conflict")
 
 
 def latency_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
