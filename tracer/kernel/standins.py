@@ -48,6 +48,7 @@ STAND_INS: Final = (
     _event("rename", "nfs_rename", "inode", "dentry", "inode", "dentry"),
     _event("mkdir", "nfs_mkdir", "inode", "dentry"),
     _event("rmdir", "nfs_rmdir", "inode", "dentry"),
+    _caller("lock", "vfs_lock_file"),
     _caller("fallocate", "vfs_fallocate"),
     _caller("copy_file_range", "vfs_copy_file_range"),
 )
