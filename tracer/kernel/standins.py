@@ -48,7 +48,8 @@ STAND_INS: Final = (
     _event("rename", "nfs_rename", "inode", "dentry", "inode", "dentry"),
     _event("mkdir", "nfs_mkdir", "inode", "dentry"),
     _event("rmdir", "nfs_rmdir", "inode", "dentry"),
-    _caller("lock", "vfs_lock_file"),
+    # vfs_lock_file is inlined where fcntl comes to it.
+    _caller("lock", "fcntl_setlk"),
     _caller("fallocate", "vfs_fallocate"),
     _caller("copy_file_range", "vfs_copy_file_range"),
 )
