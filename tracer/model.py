@@ -317,3 +317,9 @@ class HostCapture:
     overhead: Mapping[str, float] = field(default_factory=dict)
     incomplete: tuple[str, ...] = ()
     wall_minus_mono_us: int | None = None
+
+    def mono_us(self, moment: datetime) -> float | None:
+        """Return a moment on the host's CLOCK_MONOTONIC; None if its clocks are not known."""
+        if self.wall_minus_mono_us is None:
+            return None
+        return moment.timestamp() * 1e6 - self.wall_minus_mono_us

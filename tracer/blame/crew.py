@@ -33,14 +33,13 @@ def stopped(capture: HostCapture) -> list[tuple[int, int]]:
     From one look to the next that both found none: how long before and after is not known.
     Never, if no look found any: then those that serve are of another network namespace.
     """
-    if capture.wall_minus_mono_us is None:
-        return []
-    offset_us = capture.wall_minus_mono_us
     # A second recording may have looked as well.
     looks: defaultdict[int, float] = defaultdict(float)
     for one in capture.samples:
         if one.scope == "nfsd" and one.metric == "threads":
-            looks[round(one.ts.timestamp() * 1e6 - offset_us)] += one.value
+            at_us = capture.mono_us(one.ts)
+            if at_us is not None:
+                looks[round(at_us)] += one.value
     if not any(looks.values()):
         return []
     return [

@@ -60,12 +60,9 @@ class Devices:
 
         0 if there was none: of a wait shorter than an interval that is not known.
         """
-        seen = self._intervals.get(volume or "")
-        looks = [
-            one.suspended
-            for one in (seen.rows if seen else ())
-            if span.start <= one.end_mono_us <= span.end
-        ]
+        # A look at the very start of it counts.
+        during = self._during(volume or "", span.start - 1, span.end)
+        looks = [one.suspended for one, _ in during if span.start <= one.end_mono_us <= span.end]
         return sum(looks) / len(looks) if looks else 0.0
 
     def times_suspended(self, device: str) -> int:
@@ -112,14 +109,14 @@ def _by_device(capture: HostCapture) -> dict[str, list[Sample]]:
 
 def _intervals(capture: HostCapture, samples: Sequence[Sample]) -> Iterator[_Interval]:
     """Yield a device's figures; none where the clocks do not tell when they were true."""
-    if capture.wall_minus_mono_us is None:
+    begin = capture.mono_us(capture.start)
+    if begin is None:
         return
     looks: defaultdict[float, dict[str, float]] = defaultdict(dict)
     for sample in samples:
-        looks[sample.ts.timestamp() * 1e6 - capture.wall_minus_mono_us][sample.metric] = (
-            sample.value
-        )
-    begin = capture.start.timestamp() * 1e6 - capture.wall_minus_mono_us
+        at_us = capture.mono_us(sample.ts)
+        if at_us is not None:
+            looks[at_us][sample.metric] = sample.value
     for end, figures in sorted(looks.items()):
         await_us = figures.get("await_ms", 0.0) * 1000
         busy = figures.get("busy_percent", 0.0) / 100

@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
 from functools import cached_property
 from typing import Final, TypeVar
 
@@ -17,7 +16,7 @@ from tracer.blame.paths import RpcPath
 from tracer.blame.slots import Slots
 from tracer.blame.storage import Storage
 from tracer.losses import OF_OPERATIONS
-from tracer.model import HostCapture, Operation, ProcessKey
+from tracer.model import Event, HostCapture, Operation, ProcessKey
 
 # What the kernel logs when nfsd is started, see nfs4_state_start_net().
 _STARTS: Final = "NFSD: starting "
@@ -115,14 +114,19 @@ class Host:
     @cached_property
     def recorded(self) -> tuple[float, float]:
         """Return the monotonic times between which this host was recorded."""
-        offset = self.capture.wall_minus_mono_us
-        if offset is not None:
-            start, end = _epoch_us(self.capture.start), _epoch_us(self.capture.end)
-            return start - offset, end - offset
+        start, end = map(self.capture.mono_us, (self.capture.start, self.capture.end))
+        if start is not None and end is not None:
+            return start, end
         ops = self.capture.operations
         if not ops:
             return 0, 0
         return min(op.begin_mono_us for op in ops), max(op.end_mono_us for op in ops)
+
+    @cached_property
+    def nfsd_starts_us(self) -> tuple[float, ...]:
+        """Return the monotonic times at which nfsd was started while this host was recorded."""
+        starts = (self.capture.mono_us(one.ts) for one in self.capture.events if _is_start(one))
+        return tuple(start for start in starts if start is not None)
 
     @property
     def may_lack_operations(self) -> bool:
@@ -170,30 +174,14 @@ class Host:
 
 def nfsd_restarted(capture: HostCapture) -> bool:
     """Return whether a server's threads were stopped or started while it was recorded."""
-    return any(
-        event.name == "nfsd" or (event.kind == "kmsg" and _STARTS in (event.text or ""))
-        for event in capture.events
-    )
+    return any(event.name == "nfsd" or _is_start(event) for event in capture.events)
 
 
-def nfsd_starts_us(capture: HostCapture) -> list[float]:
-    """Return when nfsd was started while it was recorded, on its host's monotonic clock."""
-    offset_us = capture.wall_minus_mono_us
-    if offset_us is None:
-        return []
-    return [
-        _epoch_us(event.ts) - offset_us
-        for event in capture.events
-        if event.kind == "kmsg" and _STARTS in (event.text or "")
-    ]
+def _is_start(event: Event) -> bool:
+    return event.kind == "kmsg" and _STARTS in (event.text or "")
 
 
 _NO_RPCS: Final = RpcPath(())
-
-
-def _epoch_us(moment: datetime) -> float:
-    return moment.timestamp() * 1_000_000
-
 
 _K = TypeVar("_K")
 

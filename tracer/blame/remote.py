@@ -21,7 +21,6 @@ from tracer.blame.charge import (
     scaled,
     through,
 )
-from tracer.blame.hosts import nfsd_starts_us
 from tracer.blame.intervals import Span, wall_us
 from tracer.blame.join import Located
 from tracer.blame.paths import Leg, Phase, RpcPath, phases, walk_levels
@@ -322,7 +321,7 @@ class Remote:
         server = self._ledger.join.server_at(host, rpc.peer)
         if server is None:
             return False
-        starts = nfsd_starts_us(self._ledger.hosts[server].capture)
+        starts = self._ledger.hosts[server].nfsd_starts_us
         offset = self._ledger.join.offset_us(host, server, rpc.begin_mono_us) if starts else None
         if offset is None:
             return False
