@@ -19,6 +19,7 @@ from tracer.errors import Exit
 from tracer.records import (
     OP_IN_FLIGHT,
     SIDE_SERVER,
+    USE_MEMORY,
     LatencyKey,
     LatencyVal,
     ListenerRec,
@@ -26,6 +27,7 @@ from tracer.records import (
     ProcId,
     ProcRec,
     RpcRec,
+    UseKey,
     WaitKey,
     WaitRec,
     WaitVal,
@@ -168,6 +170,13 @@ def wait_sum(count: int = 1, total_ns: int = MS, **fields: Any) -> bytes:
     """Return one packed (WaitKey, WaitVal)."""
     key: dict[str, Any] = {"op": 0xFFFF0001, "stack": 7, "waker_stack": -1, "kind": 1, "side": 1}
     return bytes(WaitKey(**key | fields)) + bytes(WaitVal(count, total_ns, total_ns))
+
+
+def memory_use(slot: int, pages: int, pid: int = 811) -> bytes:
+    """Return one use of memory, packed; fewer than no pages were given back."""
+    who = proc(pid) if pid else ProcId()
+    key = UseKey(slot=slot, proc=who, kind=USE_MEMORY)
+    return bytes(key) + bytes(LatencyVal(2, pages % (1 << 64), pages % (1 << 64)))
 
 
 def noted_process(who: ProcId, comm: bytes, exe: bytes = b"", uid: int = 0, ppid: int = 1) -> bytes:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from builders import MS, S, op, op_in_flight, peer, proc, rpc, wait
+from builders import MS, S, memory_use, op, op_in_flight, peer, proc, rpc, wait
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,11 +19,9 @@ from tracer.records import (
     SIDE_SERVER,
     USE_DISK,
     USE_JOURNAL,
-    USE_MEMORY,
     CountKey,
     LatencyVal,
     OpRec,
-    ProcId,
     RpcRec,
     UseKey,
 )
@@ -402,12 +400,6 @@ def test_of_waits_before_an_operation_only_what_lies_after_its_arrival_is_its() 
         (1_000_500_000, 500_000, 500_000),
         (1_001_000_000, 1_000_000, 1_000_000),
     ]
-
-
-def memory_use(slot: int, pages: int, pid: int = 811) -> bytes:
-    who = proc(pid) if pid else ProcId()
-    key = UseKey(slot=slot, proc=who, kind=USE_MEMORY)
-    return bytes(key) + bytes(LatencyVal(2, pages % (1 << 64), pages % (1 << 64)))
 
 
 def test_who_took_memory_has_a_row_for_each_slot() -> None:

@@ -22,6 +22,7 @@ from builders import (
     interval,
     json_frame,
     latency,
+    memory_use,
     noted_process,
     op,
     op_in_flight,
@@ -318,6 +319,13 @@ class TestForgedTables:
     def test_texts_as_other_tools_store_them(self, path: Path, type_: pa.DataType) -> None:
         rewrite(sealed(path, "latency"), column("op", pa.array(["READ"]).cast(type_)))
         assert only(path).latency[0].op == "READ"
+
+
+def test_memory_that_was_given_back_is_read_back(tmp_path: Path) -> None:
+    frame = wire.USES, memory_use(15, 700) + memory_use(16, -300)
+    host = only(capture(tmp_path / "capture", [interval(1, frame)]))
+    assert host.incomplete == ()
+    assert [use.taken_bytes for use in host.memory_use] == [700 * 4096, -300 * 4096]
 
 
 class TestMerging:

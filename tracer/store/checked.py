@@ -26,6 +26,8 @@ _ANY_NUMBER: Final = (
     *("op_id", "parent_id", "stack_id", "waker_stack_id"),
     *("status", "status_before"),
 )
+# Who has given back more than he took has taken less than nothing.
+_LOWEST: Final = {"taken_bytes": -_MOST}
 _HIGHEST: Final = {"bucket": bucket_of((1 << 64) - 1), "xid": (1 << 32) - 1}
 _WORDS: Final = {
     ("latency", "side"): SIDES,
@@ -101,7 +103,8 @@ def _conditions(rows: pa.Table, table: Table) -> Iterator[Any]:
         if column.type == "timestamp":
             yield from _within(values.cast(pa.int64()), *_TIMES)
         elif column.type == "int64" and column.name not in _ANY_NUMBER:
-            yield from _within(values, 0, _HIGHEST.get(column.name, _MOST))
+            lowest, highest = _LOWEST.get(column.name, 0), _HIGHEST.get(column.name, _MOST)
+            yield from _within(values, lowest, highest)
         elif column.type == "double":
             good = pc.fill_null(pc.is_finite(values), True)
             if not pc.all(good).as_py():
