@@ -4,6 +4,9 @@
  * hand. While all are, none is free, and what arrives has to wait. Only who goes to sleep or is
  * woken pays for that, not who goes from one request to the next. Several pools of threads
  * count as one.
+ *
+ * What a thread waits for between two requests, such as pages for the next, keeps that one
+ * waiting: if it takes long it is a record, like an operation.
  */
 
 BPF_ARRAY(crew, struct crew_rec, 1);
@@ -14,6 +17,37 @@ BPF_ARRAY(crew_size, struct crew_size, 1);
 static __always_inline bool is_nfsd(struct op_rec *op)
 {
 	return *(u32 *)op->comm == 0x6473666e && !op->comm[4];
+}
+
+/* A server's thread has no request and is not free, for what it waits for now. */
+static __always_inline void between_begins(struct op_rec *op, u64 now)
+{
+	early_waits(op);
+	op->taken = BETWEEN_REQUESTS;
+	op->op_id = next_id();
+	op->op = 0;
+	op->xid = 0;
+	op->dev = 0;
+	op->flags = 0;
+	op->arrival_ns = 0;
+	op->waits_lost_ns = 0;
+	op->begin_ns = now;
+	__builtin_memset(op->peer, 0, sizeof(op->peer));
+}
+
+/* It is free, or takes up its next request. Of a short time that one has the waits. */
+static __always_inline void between_ends(struct op_rec *op, u64 now)
+{
+	if (op->taken != BETWEEN_REQUESTS)
+		return;
+	if (now - op->begin_ns >= cut_ns()) {
+		op->end_ns = now;
+		if (ring.ringbuf_output(op, sizeof(*op), 0))
+			count_loss(LOSS_RING_FULL);
+		op->early = 0;
+	}
+	op->begin_ns = 0;
+	op->taken = 0;
 }
 
 static __always_inline bool none_is_free(struct crew_rec *rec, struct crew_size *size)

@@ -35,10 +35,10 @@ static __always_inline bool reclaim_begin(u32 kind)
 	if (!op || op->reclaim_ns || op->flags & OP_KERNEL)
 		return false;
 	if (!is_recorded(op)) {
-		if (op->side != SIDE_SERVER)
+		if (!op->at_work)
 			return false;
 		/* nfsd gets the pages for a request before it takes one up. */
-		early_waits(op);
+		between_begins(op, bpf_ktime_get_ns());
 	}
 	op->reclaim_kind = kind;
 	op->reclaim_waited_ns = waited_ns(op);
@@ -57,9 +57,6 @@ static __always_inline void reclaim_end(void)
 	now = bpf_ktime_get_ns();
 	since = op->reclaim_ns;
 	op->reclaim_ns = 0;
-	/* Between operations, to sleep is to forget what was waited for before. */
-	if (!is_recorded(op))
-		early_waits(op);
 	waited = waited_ns(op);
 	if (waited >= op->reclaim_waited_ns)
 		waited -= op->reclaim_waited_ns;

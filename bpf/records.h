@@ -20,6 +20,7 @@
 #define LAYER_HOOK 4
 #define LAYER_KERNEL 5
 #define LAYER_ANSWER 6
+#define LAYER_BETWEEN 7
 
 #define WAIT_BLOCKED 1
 #define WAIT_RUNNABLE 2
@@ -56,6 +57,13 @@
  */
 #define ASKED 128 /* it has read a permission event that an operation waits for */
 #define MAX_HOPS 4
+
+/*
+ * op_rec.taken: why a server's thread that is in no operation is not free. It has read a request
+ * and does not know yet what it is, or it waits between two, which is a record of its own.
+ */
+#define HAS_REQUEST 1
+#define BETWEEN_REQUESTS 2
 
 /* Parts of the name of a server's file: its own, its folder's, and so on upwards. */
 #define NAME_PARTS 4
@@ -146,9 +154,9 @@ struct op_rec {
 	u8 active;
 	u8 depth;
 	u8 call_depth;
-	u8 early;  /* server, between operations: waits has those for a CPU */
+	u8 early;  /* server, between operations: waits has those since it was last idle */
 	u8 nearly; /* so many of waits are from before the operation began */
-	u8 taken;  /* server: has read a request, and does not know yet what it is */
+	u8 taken;  /* server: HAS_REQUEST, BETWEEN_REQUESTS; 0 = in an operation, or free */
 	u8 watched; /* hops, ASKED */
 	char comm[16];
 	char name[NAME_PARTS][NAME_PART_LEN]; /* server, slow operations; empty = unknown */

@@ -168,6 +168,22 @@ static __always_inline void early_ready(struct op_rec *op, u64 task, u64 now)
 	op_queued(op, task, now);
 }
 
+#define TASK_INTERRUPTIBLE 0x1
+#define TASK_NOLOAD 0x400
+
+/*
+ * A server's thread goes to sleep between two requests. With nothing to do it does so
+ * interruptibly, or idly ("SUNRPC: change svc_get_next_xprt()", v6.6). All else it sleeps for,
+ * such as pages for its next request, keeps it from taking one up.
+ */
+static __always_inline void between_requests(struct op_rec *op, u64 state, u64 now)
+{
+	if (state & (TASK_INTERRUPTIBLE | TASK_NOLOAD) && !op->reclaim_ns)
+		between_ends(op, now);
+	else if (op->at_work && !is_recorded(op))
+		between_begins(op, now);
+}
+
 int on_sched_switch(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 prev = ctx->args[1], next = ctx->args[2];
@@ -192,8 +208,10 @@ int on_sched_switch(struct bpf_raw_tracepoint_args *ctx)
 			op->waking_ns = 0;
 		/* It may have been woken before it slept. */
 		op_unqueued(op);
-		if (state)
+		if (state) {
 			watch_or_not(op, now);
+			between_requests(op, state, now);
+		}
 		if (!is_recorded(op)) {
 			if (state) {
 				op->early = 0;

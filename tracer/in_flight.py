@@ -13,6 +13,7 @@ from tracer.nfs_status import EJUKEBOX, NFS4ERR_DELAY, NFS4ERR_GRACE
 from tracer.record_offsets import S32, U32, U64, At
 from tracer.records import (
     ASKED,
+    BETWEEN_REQUESTS,
     NAME_PART_LEN,
     NAME_PARTS,
     NO_STACK,
@@ -92,7 +93,8 @@ class InFlight:
         found: list[bytes] = []
         self.stuck_before = 0
         for record in self._threads.read():
-            if not record[At.op_active] and not record[At.op_watched] & ASKED:
+            waits = record[At.op_watched] & ASKED or record[At.op_taken] == BETWEEN_REQUESTS
+            if not record[At.op_active] and not waits:
                 continue
             flags = U32.unpack_from(record, At.op_flags)[0]
             self.stuck_before += bool(flags & OP_BEGIN_UNKNOWN)

@@ -80,7 +80,7 @@ class Operation:
 
     host: str
     side: Side
-    layer: Literal["rpc", "vfs", "kernel", "answer"]
+    layer: Literal["rpc", "vfs", "kernel", "answer", "between"]
     op_id: int
     op: str
     begin_mono_us: int

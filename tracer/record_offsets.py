@@ -24,6 +24,7 @@ class At:
     op_arrival = OpRec.arrival_ns.offset
     op_active = OpRec.active.offset
     op_watched = OpRec.watched.offset
+    op_taken = OpRec.taken.offset
     op_flags = OpRec.flags.offset
     op_proc = OpRec.proc.offset
     op_off = OpRec.off_ns.offset

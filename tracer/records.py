@@ -13,7 +13,7 @@ SIDE_SERVER: Final = 1
 SIDE_CLIENT: Final = 2
 SIDES: Final = {SIDE_SERVER: "server", SIDE_CLIENT: "client"}
 
-LAYERS: Final = {1: "rpc", 2: "nfs", 3: "vfs", 4: "hook", 5: "kernel", 6: "answer"}
+LAYERS: Final = {1: "rpc", 2: "nfs", 3: "vfs", 4: "hook", 5: "kernel", 6: "answer", 7: "between"}
 WAIT_KINDS: Final = {
     1: "blocked",
     2: "runnable",
@@ -45,6 +45,9 @@ OP_KERNEL: Final = 16
 OP_ANSWER: Final = 32
 
 ASKED: Final = 128
+
+HAS_REQUEST: Final = 1
+BETWEEN_REQUESTS: Final = 2
 
 USE_DISK: Final = 1
 USE_JOURNAL: Final = 2

@@ -91,8 +91,9 @@ OPERATIONS = Table(
         _c(
             "layer",
             "string",
-            "rpc, vfs, kernel (what all operations wait for), or answer (what a thread did until "
-            "another that waited for it could go on)",
+            "rpc, vfs, kernel (what all operations wait for), answer (what a thread did until "
+            "another that waited for it could go on), or between (a server's thread that has no "
+            "request and is not free)",
             "rpc",
         ),
         _c("op", "string", "RPC procedure or VFS call by its kernel name", "COMPOUND"),

@@ -107,6 +107,11 @@ def served(begin: float, end: float, *waits: Wait, queue: float | None = 0, **ch
     return Operation(**(values | changes))
 
 
+def between(begin: float, end: float, *waits: Wait) -> Operation:
+    """Return a time in which a server's thread had no request and was not free."""
+    return served(begin, end, *waits, queue=None, layer="between", peer=None, nfs_op=None)
+
+
 def call(begin: float, end: float, *waits: Wait, **changes: Any) -> Operation:
     """Return a client's VFS call; without waits it waited for an RPC all the time."""
     values: dict[str, Any] = {

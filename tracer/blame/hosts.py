@@ -66,6 +66,11 @@ class Host:
         return [op for op in self.capture.operations if op.side == "server" and op.layer == "rpc"]
 
     @cached_property
+    def between(self) -> list[Operation]:
+        """Return when a server's threads had no request and were not free."""
+        return [op for op in self.capture.operations if op.layer == "between"]
+
+    @cached_property
     def slots(self) -> Slots:
         """Return who had the slots for RPCs of the client."""
         return Slots(self.rpcs, self.capture.answered)

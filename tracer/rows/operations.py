@@ -15,6 +15,7 @@ from typing import Any
 from tracer import calls
 from tracer.procfs.mounts import Place
 from tracer.records import (
+    BETWEEN_REQUESTS,
     LAYERS,
     MAX_WAITS,
     NAME_PART_LEN,
@@ -298,6 +299,8 @@ def _layer(rec: OpRec) -> str:
         return LAYERS[6]
     if rec.flags & OP_KERNEL:
         return LAYERS[5]
+    if not rec.active and rec.taken == BETWEEN_REQUESTS:
+        return LAYERS[7]
     return LAYERS[1] if rec.side == SIDE_SERVER else LAYERS[3]
 
 
