@@ -27,12 +27,16 @@ static __always_inline void peer_of_stid(u64 stid, u8 *peer)
 
 	read_peer(client + OFF_nfs4_client__cl_addr, peer);
 }
+#else
+#define peer_of_stid(stid, peer)
+#endif
 
 /*
  * The client that has a byte-range lock which is in another's way; true if that one is its, too.
- * Their fl_owners are struct nfs4_lockowner *.
+ * nfsd's fl_owners are struct nfs4_lockowner *, those of lockd struct nlm_lockowner *.
  */
-static __always_inline bool holder_of(u64 holder, u64 asker, u8 *peer)
+#if defined(OFF_nfs4_stateowner__so_client) && defined(OFF_nfs4_client__cl_addr)
+static __always_inline bool nfs4_holder(u64 holder, u64 asker, u8 *peer)
 {
 	u64 client = read_u64(holder + OFF_nfs4_stateowner__so_client);
 
@@ -40,6 +44,17 @@ static __always_inline bool holder_of(u64 holder, u64 asker, u8 *peer)
 	return client == read_u64(asker + OFF_nfs4_stateowner__so_client);
 }
 #else
-#define peer_of_stid(stid, peer)
-#define holder_of(holder, asker, peer) false
+#define nfs4_holder(holder, asker, peer) false
+#endif
+
+#if defined(OFF_nlm_lockowner__host) && defined(OFF_nlm_host__h_addr)
+static __always_inline bool nlm_holder(u64 holder, u64 asker, u8 *peer)
+{
+	u64 host = read_u64(holder + OFF_nlm_lockowner__host);
+
+	read_peer(host + OFF_nlm_host__h_addr, peer);
+	return host == read_u64(asker + OFF_nlm_lockowner__host);
+}
+#else
+#define nlm_holder(holder, asker, peer) false
 #endif

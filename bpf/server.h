@@ -114,7 +114,7 @@ int on_svc_xdr_recvfrom(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	/* It has a request in hand, and may wait already for what tells whose it is. */
 	early_waits(op);
-	op->taken = 1;
+	op->taken = HAS_REQUEST;
 	rec = xprts.lookup(&op->xprt);
 	if (rec)
 		op->arrival_ns = arrival_of(
@@ -155,7 +155,7 @@ static __always_inline void drop_op(struct op_rec *op)
 
 int on_svc_xprt_dequeue(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 rqst = ctx->args[0];
+	u64 rqst = ctx->args[0], now;
 	struct op_rec *op = current_op_or_new();
 
 	if (!op || !rqst)
@@ -163,11 +163,13 @@ int on_svc_xprt_dequeue(struct bpf_raw_tracepoint_args *ctx)
 	/* There was no svc_drop to tell (gone since v6.12). */
 	if (op->active)
 		drop_op(op);
-	op->begin_ns = bpf_ktime_get_ns();
+	now = bpf_ktime_get_ns();
+	between_ends(op, now);
+	op->begin_ns = now;
 	op->arrival_ns = 0;
 	op->xprt = load_u64(rqst, OFF_svc_rqst__rq_xprt);
 	op->taken = 0;
-	crew_begins(op, op->begin_ns);
+	crew_begins(op, now);
 	return 0;
 }
 
@@ -350,23 +352,28 @@ int on_nfsd_cb_recall(struct bpf_raw_tracepoint_args *ctx)
 #define FILE_LOCK_DEFERRED 1
 
 /*
- * nfsd is refused a byte-range lock, whose holder stands in the last argument: one of its own
- * clients, of NFSv4 as the request is, or somebody else.
+ * nfsd, or lockd, is refused a byte-range lock: one of its own clients, of NFSv4 or not as the
+ * one that asks, has it, or somebody else. nfsd is told the lock that is in the way; that of
+ * lockd waits for it.
  */
 int refused_lock_exit(unsigned long long *ctx)
 {
-	u64 lock = ctx[2], conflict = ctx[3];
+	u64 lock = ctx[2], conflict = ctx[3], owner, asker;
 	struct op_rec *op = active_op();
 	struct count_key key = {};
 	s32 result = ctx[4];
 
-	if (!op || op->side != SIDE_SERVER || !op->nfs_begin_ns || !conflict)
+	if (!op || op->side != SIDE_SERVER || (result != -EAGAIN && result != FILE_LOCK_DEFERRED))
 		return 0;
-	if (result != -EAGAIN && result != FILE_LOCK_DEFERRED)
+	if (!conflict)
+		conflict = read_u64(lock + OFF_file_lock__fl_blocker);
+	if (!conflict)
 		return 0;
-	if (load_u64(conflict, OFF_file_lock__fl_lmops) == load_u64(lock, OFF_file_lock__fl_lmops))
-		key.status = holder_of(load_u64(conflict, OFF_file_lock__fl_owner),
-				       load_u64(lock, OFF_file_lock__fl_owner), key.peer);
+	owner = read_u64(conflict + OFF_file_lock__fl_owner);
+	asker = read_u64(lock + OFF_file_lock__fl_owner);
+	if (read_u64(conflict + OFF_file_lock__fl_lmops) == read_u64(lock + OFF_file_lock__fl_lmops))
+		key.status = op->nfs_begin_ns ? nfs4_holder(owner, asker, key.peer)
+					      : nlm_holder(owner, asker, key.peer);
 	key.kind = COUNT_CONFLICT;
 	key.side = SIDE_SERVER;
 	count(&key);

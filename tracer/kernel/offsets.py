@@ -104,6 +104,9 @@ SERVER: Final = (
     # First of a file_lock is its file_lock_core since 4ca52f539865 (v6.9).
     _field("file_lock", "fl_owner", ("file_lock_core", "flc_owner")),
     _field("file_lock", "fl_lmops"),
+    _field("file_lock", "fl_blocker", ("file_lock_core", "flc_blocker")),
+    _field("nlm_lockowner", "host"),
+    _field("nlm_host", "h_addr"),
     _field("nfs4_client", "cl_addr"),
     _field("nfsd4_compoundargs", "ops"),
     _field("nfsd4_op", "opdesc"),
@@ -254,6 +257,8 @@ _DISPENSABLE: Final = frozenset(
         "nfsd4_operation",
         "nfs4_stid",
         "nfs4_stateowner",
+        "nlm_lockowner",
+        "nlm_host",
         # Read by programs on functions of nfsd, which cannot be attached either.
         "svc_fh",
         # Kernels without CPU quotas.
