@@ -67,6 +67,23 @@ class TestCpu:
         assert analysis.verdict.clear
         assert analysis.causes["cpu"] == us(1.9)
 
+    @pytest.mark.parametrize(
+        ("by", "names"),
+        [
+            pytest.param(REDIS, [], id="its own threads"),
+            pytest.param(OTHER, [], id="another worker"),
+            pytest.param(HOG, [("process", "scand", "cpu")], id="somebody else"),
+        ],
+    )
+    def test_a_program_that_takes_the_cpu_from_itself_is_the_load(self, by, names):
+        rows = self.rows | processes(
+            *(Process(key, comm="redis", exe="/usr/bin/redis") for key in (REDIS, OTHER))
+        )
+        op = call(10, 12, starved(10, 11.9, by))
+        analysis = analyse([client([op], processes=rows)])
+        assert named(analysis) == names
+        assert analysis.causes["cpu"] == us(1.9)
+
     def test_also_while_the_request_was_queued_for_a_thread_without_cpu(self):
         op = served(10, 12, starved(9.99, 11.8), queue=1.8)
         analysis = analyse([server([op], processes=self.rows, listeners=())])

@@ -22,6 +22,7 @@ from blame_cases import (
     SERVER,
     START,
     UNLOCK,
+    between,
     call,
     client,
     held,
@@ -59,6 +60,8 @@ COMMIT_WAIT = (
     "ext4_sync_file",
     "nfsd_commit",
 )
+
+UPCALL = (*SCHEDULE, "cache_check", "exp_find", "svc_export_parse")
 
 
 def causes(captures, op):
@@ -130,6 +133,17 @@ class TestQueue:
             "threads": 1,
             "running": 0.001,
         }
+
+    def test_a_thread_may_be_held_between_two_requests(self):
+        victim = served(10, 14.001, queue=4)
+        capture = server([between(9, 14, held(9, 14)), victim], nfsd_threads=1)
+        assert causes([capture], victim) == {"fanotify": 4, "running": 0.001}
+
+    def test_a_request_that_was_put_off_holds_no_thread(self):
+        first = served(10, 14.001, wait(10, 14, UPCALL), queue=4)
+        victim = served(10, 14.001, queue=4)
+        capture = server([first, victim], nfsd_threads=1)
+        assert causes([capture], victim) == {"unknown": 4, "running": 0.001}
 
     def test_working_threads_are_a_setting(self):
         victim = served(12, 20.001, queue=8)

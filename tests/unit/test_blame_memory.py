@@ -8,6 +8,7 @@ import pytest
 from blame_cases import (
     REDIS,
     SCHEDULE,
+    between,
     call,
     client,
     named,
@@ -110,6 +111,22 @@ def test_nobody_is_named_else(uses):
     assert found.causes["reclaim"] == us(1.9)
 
 
+@pytest.mark.parametrize(
+    ("comm", "kthread", "names"),
+    [
+        ("kswapd0", True, [HOGS]),
+        ("kcompactd1", True, [HOGS]),
+        ("kworker/0:1", True, []),
+        ("kswapd0", False, [("process", "kswapd0", "cpu")]),
+    ],
+)
+def test_the_cpu_that_freeing_memory_takes_is_the_takers_too(comm, kthread, names):
+    ran = ProcessKey(55, 200_000)
+    rows = ROWS | processes(Process(ran, comm=comm, kthread=kthread))
+    waits = [freed(10, 11.9, kind="runnable", waker=ran)]
+    assert named(analysis(took(HOG, 300), waits=waits, processes=rows)) == names
+
+
 def test_what_was_taken_just_before_is_what_is_lacking():
     assert named(analysis(took(HOG, 300, 9.2, 9.9), took(None, 50))) == [HOGS]
 
@@ -150,8 +167,8 @@ def test_a_thread_that_was_to_take_a_request_up_had_to_free_memory_first():
 
 
 def test_requests_wait_for_threads_that_free_memory_for_their_next():
-    ops = [served(10, 12, freed(10, 11.9), queue=1.95, xid=xid) for xid in (1, 2)]
-    ops.append(served(10, 12, queue=1.95, xid=3))
+    ops = [between(10, 11.9, freed(10, 11.9)) for _ in range(2)]
+    ops += [served(10, 12, queue=1.95, xid=xid) for xid in (1, 2, 3)]
     found = analysis(took(HOG, 300), ops=ops, nfsd_threads=2)
     (first,) = found.verdict.culprits
     assert (first.culprit.name, first.operations) == ("indexd", 3)

@@ -82,8 +82,8 @@ ABOUT: Final[Mapping[str, About]] = {
         "byte-range lock",
         "thread sleeps in a lock's slow path; who releases it wakes it; a client asks its server "
         "again and again, where the client that has the lock is counted",
-        "the owner while the wait has not ended; of byte-range locks of several clients, and of "
-        "NFSv3, whose",
+        "the owner while the wait has not ended; whose a byte-range lock is, of several clients or "
+        "of a process of the server",
         "see what the lock's holder does with the same directory or file",
     ),
     "disk": About(
@@ -103,7 +103,8 @@ ABOUT: Final[Mapping[str, About]] = {
     ),
     "reclaim": About(
         "waits for memory to be freed",
-        "thread is in page reclaim or compaction, on a CPU or asleep; who took clearly most of "
+        "thread is in page reclaim or compaction, on a CPU or asleep, or has no CPU because the "
+        "kernel's own thread for that (kswapd, kcompactd) has it; who took clearly most of "
         "what was taken while memory was short (at a cgroup's limit, of what its own processes "
         "took)",
         "who took it before it was short; if none of several took most, that it was all of them; "

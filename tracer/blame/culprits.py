@@ -9,6 +9,7 @@ here.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Final
 from tracer.blame.causes import Cause
 from tracer.blame.charge import UNKNOWN, Charge, Culprit, Link, charge_to, through
 from tracer.blame.names import executable, name_of
+from tracer.blame.programs import Program, program
 from tracer.blame.signatures import (
     WaitClass,
     answers_fanotify,
@@ -28,7 +30,7 @@ from tracer.blame.signatures import (
     module_waiting,
     releases,
 )
-from tracer.model import HostCapture, Listener, ProcessKey, Side, Wait
+from tracer.model import HostCapture, Listener, Operation, ProcessKey, Side, Wait
 from tracer.owners import owner_of
 
 # Waits whose kind is their cause.
@@ -37,6 +39,8 @@ _OF_KIND: Final[Mapping[str, Cause]] = {
     "reclaiming": "reclaim",
     "limited": "reclaim",
 }
+# The kernel's threads that do nothing else than to free memory, one for each node.
+_FREES_MEMORY: Final = re.compile(r"(kswapd|kcompactd)\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class Suspects:
         self._capture = capture
         self._findings: dict[tuple[object, ...], Finding] = {}
         self._groups: dict[str | None, ProcessKey | None] = {}
+        self._programs: dict[ProcessKey, Program | None] = {}
         self._listeners = _last_rows(capture.listeners)
         self._frozen = [row for row in capture.holders if row.kind == "frozen"]
         self._channels = [row for row in capture.holders if row.kind == "channel"]
@@ -87,9 +92,24 @@ class Suspects:
         name = name_of(self._capture, key)
         return Culprit("process", name, self._capture.host, key)
 
+    def is_own(self, op: Operation, culprit: Culprit | None) -> bool:
+        """Return whether a culprit is the process of an operation, or another of its program."""
+        if op.process is None or culprit is None or culprit.process is None:
+            return False
+        if op.process == culprit.process:
+            return True
+        own, other = self._program(op.process), self._program(culprit.process)
+        return own is not None and own == other
+
+    def _program(self, key: ProcessKey) -> Program | None:
+        if key not in self._programs:
+            row = self._capture.processes.get(key)
+            self._programs[key] = program(row, name_of(self._capture, key)) if row else None
+        return self._programs[key]
+
     def _find(self, wait: Wait, side: Side) -> Finding:
         if wait.kind == "runnable":
-            return Finding("cpu", self._had_cpu(wait))
+            return self._ran(wait)
         if wait.kind in _OF_KIND:
             return Finding(_OF_KIND[wait.kind])
         if wait.kind == "held":
@@ -153,10 +173,15 @@ class Suspects:
         key = self._one_program(self._deciders)
         return self.process(key) if key else None
 
-    def _had_cpu(self, wait: Wait) -> Culprit | None:
-        """Return the process that ran meanwhile; the kernel's own threads work for others."""
+    def _ran(self, wait: Wait) -> Finding:
+        """Return who had the CPU meanwhile; the kernel's own threads work for others."""
         process = self._capture.processes.get(wait.waker) if wait.waker else None
-        return None if process is None or process.kthread else self.process(process.key)
+        if process is None:
+            return Finding("cpu")
+        if process.kthread:
+            frees = _FREES_MEMORY.fullmatch(process.comm or "")
+            return Finding("reclaim" if frees else "cpu")
+        return Finding("cpu", self.process(process.key))
 
     def _responder(self, wait: Wait) -> ProcessKey | None:
         """Return the waker if it answered: seen doing so, or a listener awake by itself."""

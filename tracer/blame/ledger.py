@@ -180,13 +180,11 @@ class Ledger:
         return parts
 
     def _all_held(self, host: int) -> Iterator[list[Stretch]]:
-        """Yield for what a server's threads were not free: operations, and pages for the next."""
+        """Yield for what a server's threads were not free: operations, and waits between them."""
         for op in self.hosts[host].served:
             yield self._held(host, op)
-            for span in queue_spans(op):
-                if self._finding(host, op, span).wait_class == "reclaim":
-                    rates = {self.direct(host, op, span): 1.0}
-                    yield [Stretch(span.start, span.end, rates)]
+        for op in self.hosts[host].between:
+            yield self._served(host, op)
 
     def _held(self, host: int, op: Operation) -> list[Stretch]:
         """Return for what an operation's thread was not free for the next one.
@@ -224,7 +222,12 @@ class Ledger:
     def _finding(self, host: int, op: Operation, span: Span) -> Finding:
         # What a process waits for while others wait for it is of its own host.
         side = "server" if op.layer == "answer" else op.side
-        return self.hosts[host].suspects.finding(span.wait, side)
+        suspects = self.hosts[host].suspects
+        found = suspects.finding(span.wait, side)
+        if found.wait_class == "cpu" and op.layer == "vfs" and suspects.is_own(op, found.culprit):
+            # An application that keeps its CPUs busy by itself is the load: nobody to name.
+            return Finding("cpu")
+        return found
 
     def direct(self, host: int, op: Operation, span: Span) -> Charge:
         """Return what a wait is put down to by itself: nothing behind it is looked into."""
