@@ -654,6 +654,17 @@ class TestLockInTheWay:
         assert verdict.summary.startswith("The NFS client 10.9.0.3 caused ")
         assert "it held a lock on a file" in verdict.summary
 
+    def test_of_nfsv3_too_whose_client_asks_its_own_daemons_as_well(self):
+        asleep = (*SCHEDULE, "schedule_timeout", "nlmclnt_block", "nlmclnt_proc", "do_setlk")
+        vfs = call(10, 14, wait(10, 14, asleep), op="lock")
+        rpcs = [
+            rpc(10, 10.1, op=op, peer=peer, mount=vfs.mount)
+            for op, peer in (("MONITOR", "127.0.0.1"), ("LOCK", SERVER))
+        ]
+        counts = [Count("server", "conflict", None, 0, "10.9.0.3", 2)]
+        analysis = analyse([server(counts=counts, listeners=()), client([vfs, *rpcs])])
+        assert named(analysis) == [("host", "10.9.0.3", "lock")]
+
     @pytest.mark.parametrize(
         "conflicts",
         [

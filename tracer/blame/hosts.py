@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from tracer.blame.answers import Answers
 from tracer.blame.culprits import Suspects
 from tracer.blame.intervals import served_from, wall_us
+from tracer.blame.join import is_loopback
 from tracer.blame.memory import Memory
 from tracer.blame.paths import RpcPath
 from tracer.blame.slots import Slots
@@ -96,11 +97,14 @@ class Host:
         """Return the address of the server that a VFS call goes to, None if not certain.
 
         Of RPCs from before recording the mount is not known. But all that were under
-        way have been found: if they have one server, the call can have no other.
+        way have been found: if they have one server, the call can have no other. NFSv3 asks
+        daemons of its own host, too, as it locks a file.
         """
         if call.peer is not None:
             return call.peer
         peers = self._peers.get(call.mount) or set().union(*self._peers.values())
+        if len(peers) > 1:
+            peers = {peer for peer in peers if not is_loopback(peer)}
         return next(iter(peers)) if len(peers) == 1 else None
 
     def operation_at(

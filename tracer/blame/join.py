@@ -130,7 +130,7 @@ class Join:
     def _is_at(self, host: int, address: str, other: int) -> bool:
         if address in self._captures[host].addresses:
             return True
-        return host == other and _is_loopback(address)
+        return host == other and is_loopback(address)
 
     def _note_bounds(self, client: int, rpc: Operation, server: int, op: Operation) -> None:
         window = remote_window(rpc)
@@ -189,7 +189,8 @@ def _may_contain(rpc: Operation, op: Operation) -> bool:
     return wall_us(op) - (op.send_us or 0) <= wall_us(rpc) * 1.05 + _SLACK_US
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Return whether an address is of the host itself."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
