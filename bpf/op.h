@@ -188,7 +188,8 @@ static __always_inline void add_interval_wait(struct op_rec *op, struct wait_rec
  */
 static __always_inline bool is_telling(struct op_rec *op, struct wait_rec *wait)
 {
-	return op->side == SIDE_SERVER || wait->group || wait->stack >= 0 || wait->waker.tgid;
+	/* Without branches: the verifier follows each for each of the waits. */
+	return (op->side & SIDE_SERVER) | wait->group | wait->waker.tgid | (u32)(~wait->stack >> 31);
 }
 
 /* The operation is over: sent one by one if wanted, else its waits are summed. */
@@ -224,18 +225,28 @@ static __always_inline u64 stack_ns(void)
 	return cut_ns() / 10;
 }
 
+/*
+ * One of the waits, by op->slot: a number that is kept in a map is one of which the verifier
+ * knows nothing. Of a constant it would follow each of MAX_WAITS to the program's end.
+ */
+static __always_inline struct wait_rec *wait_at(struct op_rec *op)
+{
+	return &op->waits[*(volatile u32 *)&op->slot & (MAX_WAITS - 1)];
+}
+
 /* The slot for one wait more: a free one, or else that of the shortest, if it is longer. */
 static __always_inline struct wait_rec *slot_for(struct op_rec *op, u64 ns)
 {
-	u64 shortest_ns = op->waits[0].total_ns;
-	u32 shortest = 0;
+	u64 shortest_ns = ~0ULL;
 
-	if (op->nwaits < MAX_WAITS)
-		return &op->waits[op->nwaits++ & (MAX_WAITS - 1)];
-	for (u32 i = 1; i < MAX_WAITS; i++) {
+	if (op->nwaits < MAX_WAITS) {
+		op->slot = op->nwaits++;
+		return wait_at(op);
+	}
+	for (u32 i = 0; i < MAX_WAITS; i++) {
 		if (op->waits[i].total_ns < shortest_ns) {
 			shortest_ns = op->waits[i].total_ns;
-			shortest = i;
+			op->slot = i;
 		}
 	}
 	count_loss(LOSS_WAIT_SLOTS);
@@ -244,7 +255,7 @@ static __always_inline struct wait_rec *slot_for(struct op_rec *op, u64 ns)
 		return NULL;
 	}
 	op->waits_lost_ns += shortest_ns;
-	return &op->waits[shortest & (MAX_WAITS - 1)];
+	return wait_at(op);
 }
 
 /* Waits from here on stand in the record of the operation that begins next. */
@@ -255,30 +266,36 @@ static __always_inline void early_waits(struct op_rec *op)
 	op->early = 1;
 }
 
+/* The slot of this kind, stack, waker and group; NULL if there is none. */
+static __always_inline struct wait_rec *same_wait(struct op_rec *op, struct wait_rec *key)
+{
+	op->slot = MAX_WAITS;
+	for (u32 i = 0; i < MAX_WAITS && i < op->nwaits; i++) {
+		struct wait_rec *wait = &op->waits[i];
+
+		if (i >= op->nearly && wait->kind == key->kind && wait->stack == key->stack &&
+		    wait->group == key->group && wait->waker.tgid == key->waker.tgid) {
+			op->slot = i;
+			break;
+		}
+	}
+	return *(volatile u32 *)&op->slot < MAX_WAITS ? wait_at(op) : NULL;
+}
+
 /* Add time to the slot of this kind, stack, waker and group. */
 static __always_inline void add_wait(struct op_rec *op, struct wait_rec *key, u64 from, u64 to,
 				     u64 ns)
 {
-	struct wait_rec *wait = NULL;
-	u32 nameless = MAX_WAITS;
+	struct wait_rec *wait = same_wait(op, key);
 
-	for (u32 i = 0; i < MAX_WAITS; i++) {
-		wait = &op->waits[i];
-		if (i >= op->nwaits)
-			break;
-		if (i < op->nearly || wait->kind != key->kind)
-			continue;
-		if (wait->stack == key->stack && wait->group == key->group &&
-		    wait->waker.tgid == key->waker.tgid)
-			goto add;
-		if (wait->kind == WAIT_RUNNABLE && !wait->waker.tgid)
-			nameless = i;
-	}
 	/* Who had the CPU for a moment is not worth another wait's place. */
-	if (nameless < MAX_WAITS && op->nwaits >= MAX_WAITS / 2 && ns < cut_ns()) {
-		wait = &op->waits[nameless & (MAX_WAITS - 1)];
-		goto add;
+	if (!wait && key->kind == WAIT_RUNNABLE && op->nwaits >= MAX_WAITS / 2 && ns < cut_ns()) {
+		struct wait_rec nameless = { .kind = WAIT_RUNNABLE, .stack = -1 };
+
+		wait = same_wait(op, &nameless);
 	}
+	if (wait)
+		goto add;
 	wait = slot_for(op, ns);
 	if (!wait)
 		return;

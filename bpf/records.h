@@ -131,7 +131,7 @@ struct op_rec {
 	u64 reclaim_ns;
 	u64 reclaim_waited_ns;
 	u32 reclaim_kind;
-	u32 pad;
+	u32 slot; /* of the waits, the one in hand: see wait_at() */
 	struct proc_id proc;
 	u64 dev;    /* s_dev of the mount (client) or of the file (server) */
 	u64 dentry; /* server: the file; only while the operation holds it */

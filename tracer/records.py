@@ -164,7 +164,7 @@ class OpRec(ctypes.Structure):
         ("reclaim_ns", _u64),
         ("reclaim_waited_ns", _u64),
         ("reclaim_kind", _u32),
-        ("pad", _u32),
+        ("slot", _u32),
         ("proc", ProcId),
         ("dev", _u64),
         ("dentry", _u64),
