@@ -114,6 +114,8 @@ def shared_lab(boot: Boot, shared: list[Guests]) -> Guests:
     """Boots them anew after a test that lost one: it failed, the others need not."""
     if not shared or not shared[-1].alive():
         shared.append(boot())
+        # What these compile is kept for the guests to come.
+        play.prepare(shared[-1].lab.guests())
     return shared[-1]
 
 

@@ -152,8 +152,6 @@ def first_interval(capture: Path) -> float:
 
 def test_named_soon_when_all_is_stuck(lab: Guests, tmp_path: Path) -> None:
     folder = "/var/tmp/soon"
-    # As the README has it. Without, the first recording on a host compiles, which takes longer.
-    lab.exec("server", "nfsblame prepare")
     with stopped_agent(lab) as agent, opener(lab):
         started = lab.exec("server", f"stat -c %Y /proc/{agent}").stdout
         with recording(lab, "server", folder) as running:

@@ -80,7 +80,7 @@ class Watched(play.Play):
         """
         for tool in TOOLS:
             argv = ["env", "PYTHONUNBUFFERED=1", *tool.argv]
-            task = self.task(self.lab.guest(tool.role), tool.name, argv)
+            task = play.started(self.lab.guest(tool.role), tool.name, argv)
             if self.begins(tool, task):
                 self._tasks[tool] = task
             else:

@@ -4,7 +4,7 @@ import io
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGINT
@@ -94,16 +94,8 @@ class Play:
         return self.played
 
     def prepare(self) -> None:
-        """Does on every guest what the README says to do after installing."""
-        argv = ["nfsblame", "prepare"]
-        for task in [self.task(guest, f"prepare on {guest.name}", argv) for guest in self.guests]:
-            status = task.wait(READY_SECONDS)
-            if status is None:
-                raise ProductError(f"{task.what} did not end within {READY_SECONDS:.0f} s")
-            if status:
-                raise ProductError(f"{task.what} ended with {status}: {task.said()}")
-        for guest in self.guests:
-            compiled.take(guest)
+        """Makes the guests ready to record."""
+        prepare(self.guests)
 
     def set_up(self) -> None:
         """Runs the setups, the server's first; one that fails would make the verdict worthless."""
@@ -122,20 +114,14 @@ class Play:
         """Tasks started one by one, as they are asked for."""
         for guest in self.guests:
             if shell := getattr(self.scenario.guests[guest.name], kind):
-                yield self.task(guest, f"{kind} on {guest.name}", ["bash", "-c", shell])
-
-    def task(self, guest: Guest, what: str, argv: list[str]) -> Task:
-        """Starts a command in the scenario's folder."""
-        output = io.BytesIO()
-        command = guest.spawn(argv, output.write, output.write, cwd=FOLDER)
-        return Task(guest, what, command, output)
+                yield started(guest, f"{kind} on {guest.name}", ["bash", "-c", shell])
 
     def record(self) -> list[Task]:
         """Starts recording on every guest and waits until it does."""
         options = self.scenario.record.options
         argv = ["nfsblame", "record", "-o", CAPTURE, "--ready-file", READY, *options]
         began = time.monotonic()
-        recorders = [self.task(guest, f"record on {guest.name}", argv) for guest in self.guests]
+        recorders = [started(guest, f"record on {guest.name}", argv) for guest in self.guests]
         for recorder in recorders:
             self.await_ready(recorder)
             self.played.ready_seconds[recorder.guest.name] = round(time.monotonic() - began, 2)
@@ -144,7 +130,7 @@ class Play:
     def await_ready(self, recorder: Task) -> None:
         """Waits for the file that says that all probes are attached."""
         shell = f"until [ -e {READY} ]; do sleep 0.1; done"
-        watch = self.task(recorder.guest, "waiting", ["bash", "-c", shell])
+        watch = started(recorder.guest, "waiting", ["bash", "-c", shell])
         deadline = time.monotonic() + READY_SECONDS
         while watch.wait(0.2) is None:
             if (status := recorder.wait(0)) is not None:
@@ -188,6 +174,26 @@ class Play:
             if text.isdigit():
                 return int(text)
         return None
+
+
+def started(guest: Guest, what: str, argv: list[str]) -> Task:
+    """Starts a command in the scenario's folder."""
+    output = io.BytesIO()
+    command = guest.spawn(argv, output.write, output.write, cwd=FOLDER)
+    return Task(guest, what, command, output)
+
+
+def prepare(guests: Sequence[Guest]) -> None:
+    """Does on every guest what the README says to do after installing."""
+    argv = ["nfsblame", "prepare"]
+    for task in [started(guest, f"prepare on {guest.name}", argv) for guest in guests]:
+        status = task.wait(READY_SECONDS)
+        if status is None:
+            raise ProductError(f"{task.what} did not end within {READY_SECONDS:.0f} s")
+        if status:
+            raise ProductError(f"{task.what} ended with {status}: {task.said()}")
+    for guest in guests:
+        compiled.take(guest)
 
 
 def fetch(guest: Guest, path: str, target: Path) -> None:
