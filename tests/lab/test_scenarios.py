@@ -15,12 +15,8 @@ from conftest import run_lab
 @pytest.mark.parametrize(
     "scenario",
     [
-        "bpf-burn",
         "chain-disk",
-        "client-agent",
-        "reads-held",
         "cpu-realtime",
-        "frozen",
         "delegation-held",
         "packet-loss",
     ],
