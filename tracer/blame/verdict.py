@@ -36,7 +36,7 @@ _NOISE_SHARE: Final = 0.01
 _NOISE_SHARES: Final[Mapping[str, float]] = {
     "threads": 0.05,
     "upcall": 0.05,
-    "cpu": 0.05,
+    "cpu": 0.1,
     "disk": 0.05,
     "journal": 0.05,
     "reclaim": 0.05,
