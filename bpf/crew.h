@@ -38,16 +38,12 @@ static __always_inline void between_begins(struct op_rec *op, u64 now)
 /* It is free, or takes up its next request. Of a short time that one has the waits. */
 static __always_inline void between_ends(struct op_rec *op, u64 now)
 {
-	if (op->taken != BETWEEN_REQUESTS)
+	if (op->taken != BETWEEN_REQUESTS || now - op->begin_ns < cut_ns())
 		return;
-	if (now - op->begin_ns >= cut_ns()) {
-		op->end_ns = now;
-		if (ring.ringbuf_output(op, sizeof(*op), 0))
-			count_loss(LOSS_RING_FULL);
-		op->early = 0;
-	}
-	op->begin_ns = 0;
-	op->taken = 0;
+	op->end_ns = now;
+	if (ring.ringbuf_output(op, sizeof(*op), 0))
+		count_loss(LOSS_RING_FULL);
+	op->early = 0;
 }
 
 static __always_inline bool none_is_free(struct crew_rec *rec, struct crew_size *size)

@@ -59,11 +59,13 @@
 #define MAX_HOPS 4
 
 /*
- * op_rec.taken: why a server's thread that is in no operation is not free. It has read a request
- * and does not know yet what it is, or it waits between two, which is a record of its own.
+ * op_rec.taken: why a server's thread that is in no operation is not free. It reads from a
+ * transport, has read a request and does not know yet what it is, or waits between two, which is
+ * a record of its own.
  */
-#define HAS_REQUEST 1
-#define BETWEEN_REQUESTS 2
+#define HAS_TRANSPORT 1
+#define HAS_REQUEST 2
+#define BETWEEN_REQUESTS 3
 
 /* Parts of the name of a server's file: its own, its folder's, and so on upwards. */
 #define NAME_PARTS 4
@@ -156,7 +158,7 @@ struct op_rec {
 	u8 call_depth;
 	u8 early;  /* server, between operations: waits has those since it was last idle */
 	u8 nearly; /* so many of waits are from before the operation began */
-	u8 taken;  /* server: HAS_REQUEST, BETWEEN_REQUESTS; 0 = in an operation, or free */
+	u8 taken;  /* server: HAS_TRANSPORT and so on; 0 = in an operation, or free */
 	u8 watched; /* hops, ASKED */
 	char comm[16];
 	char name[NAME_PARTS][NAME_PART_LEN]; /* server, slow operations; empty = unknown */

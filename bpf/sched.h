@@ -178,10 +178,15 @@ static __always_inline void early_ready(struct op_rec *op, u64 task, u64 now)
  */
 static __always_inline void between_requests(struct op_rec *op, u64 state, u64 now)
 {
-	if (state & (TASK_INTERRUPTIBLE | TASK_NOLOAD) && !op->reclaim_ns)
+	bool is_idle = state & (TASK_INTERRUPTIBLE | TASK_NOLOAD) && !op->reclaim_ns;
+
+	if (is_idle && (op->taken == BETWEEN_REQUESTS || op->taken == HAS_TRANSPORT)) {
 		between_ends(op, now);
-	else if (op->at_work && !is_recorded(op))
+		op->begin_ns = 0;
+		op->taken = 0;
+	} else if (!is_idle && op->at_work && !is_recorded(op)) {
 		between_begins(op, now);
+	}
 }
 
 int on_sched_switch(struct bpf_raw_tracepoint_args *ctx)

@@ -168,7 +168,8 @@ int on_svc_xprt_dequeue(struct bpf_raw_tracepoint_args *ctx)
 	op->begin_ns = now;
 	op->arrival_ns = 0;
 	op->xprt = load_u64(rqst, OFF_svc_rqst__rq_xprt);
-	op->taken = 0;
+	early_waits(op);
+	op->taken = HAS_TRANSPORT;
 	crew_begins(op, now);
 	return 0;
 }

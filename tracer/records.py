@@ -46,8 +46,9 @@ OP_ANSWER: Final = 32
 
 ASKED: Final = 128
 
-HAS_REQUEST: Final = 1
-BETWEEN_REQUESTS: Final = 2
+HAS_TRANSPORT: Final = 1
+HAS_REQUEST: Final = 2
+BETWEEN_REQUESTS: Final = 3
 
 USE_DISK: Final = 1
 USE_JOURNAL: Final = 2
