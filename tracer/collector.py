@@ -45,6 +45,8 @@ from tracer.records import (
 from tracer.shortage import Shortage
 
 _STACK_DEPTH: Final = 127
+# So full, the ring may run over before the interval is over.
+_NEARLY_FULL: Final = 0.25
 
 
 class _Pair(NamedTuple):
@@ -99,6 +101,7 @@ class Collector:
         self._listeners = bpf.BatchReader(maps["listeners"], 8, ctypes.sizeof(ListenerRec))
         self._frozen = bpf.BatchReader(maps["frozen"], 8, ctypes.sizeof(HolderRec))
         self._ring = bpf.RingReader(maps["ring"], ring_bytes)
+        self._gathered: list[bytes] = []  # from the ring, since the last drain
         self._samples = Samples()
         self._crew = Crew(maps)
         self._kernel_log = KernelLog()
@@ -126,6 +129,11 @@ class Collector:
     def add_fact(self, kind: int, payload: Any) -> None:
         """Add a JSON frame to the next interval."""
         self._facts.append((kind, json.dumps(payload).encode()))
+
+    def gather(self) -> None:
+        """Make room in the ring if there is little, while the interval goes on."""
+        if self._ring.used > _NEARLY_FULL:
+            self._gathered += self._ring.read()
 
     def drain(self) -> Interval:
         """Return all that happened since the last drain."""
@@ -232,7 +240,8 @@ class Collector:
         ops: list[bytes] = []
         rpcs: list[bytes] = []
         holders: list[bytes] = []
-        for record in self._ring.read():
+        gathered, self._gathered = self._gathered, []
+        for record in (*gathered, *self._ring.read()):
             if len(record) == ctypes.sizeof(HolderRec):
                 holders.append(record)
             elif len(record) == ctypes.sizeof(OpRec):

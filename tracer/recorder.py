@@ -38,6 +38,8 @@ from tracer.thread_table import ThreadTable
 CONTEXT_SHARE: Final = 10
 LEAST_CUT_NS: Final = 1_000_000
 
+# How often in an interval the ring is looked at: slow operations may come in a burst.
+_LOOKS: Final = 4
 # How long a writer that still answers may take to seal; one that hangs is left.
 _SEAL_S: Final = 10.0
 _MCL_CURRENT: Final = 1
@@ -254,7 +256,9 @@ class Recorder:
         due = time.monotonic() + settings.interval_s
         while True:
             now = time.monotonic()
-            until = due if end is None else min(due, end)
+            until = min(due, now + settings.interval_s / _LOOKS)
+            if end is not None:
+                until = min(until, end)
             if outbox.behind != room:
                 room = outbox.behind
                 if room:
@@ -275,6 +279,8 @@ class Recorder:
                 self._status(interval, now - self._began)
                 # A late drain does not make the next ones come in a burst.
                 due = max(due + settings.interval_s, now)
+            else:
+                collector.gather()
             if end is not None and now >= end:
                 return "duration"
             if outbox.closed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,6 +42,7 @@ class Batch:
     def read(self, delete=False): return iter(CONTENT.get(self.fd, ()))
 
 class Ring:
+    used = 0.5
     def __init__(self, *_): pass
     def read(self):
         return map(bytes, (OpRec(op=1 << 33, nwaits=1), RpcRec(op=1 << 34), HolderRec()))
@@ -114,6 +116,16 @@ def test_once_it_runs_it_opens_no_file_and_imports_nothing() -> None:
         [sys.executable, "-c", RUNNING], capture_output=True, text=True, check=False, timeout=60
     )
     assert (run.stdout, run.stderr) == ("duration True []\n", "")
+
+
+@pytest.mark.parametrize(("used", "gathered"), [(0.2, []), (0.3, [b"record"])])
+def test_a_ring_that_fills_up_is_read_before_its_time(
+    bare: Collector, used: float, gathered: list[bytes]
+) -> None:
+    bare._ring = SimpleNamespace(used=used, read=lambda: iter([b"record"]))  # type: ignore[assignment]
+    bare._gathered = []
+    bare.gather()
+    assert bare._gathered == gathered
 
 
 def test_of_very_many_processes_the_latest_are_known(

@@ -62,6 +62,9 @@ class FakeCollector:
     def stop(self) -> None:
         """As the real one."""
 
+    def gather(self) -> None:
+        """As the real one, whose ring is not full."""
+
     def drain(self) -> Interval:
         tick = {"mono_ns": 1, "intervals": 1, "losses": {}, "overhead": {}}
         return Interval(tick=tick, facts=[(wire.NAMES, b" " * self._size)])

@@ -407,6 +407,13 @@ class RingReader:
         self._producer = mmap.mmap(map_fd, page + 2 * data_bytes, prot=mmap.PROT_READ, offset=page)
         self._data = page
 
+    @property
+    def used(self) -> float:
+        """How full it is, 0 to 1."""
+        written: int = struct.unpack_from("<Q", self._producer)[0]
+        read: int = struct.unpack_from("<Q", self._consumer)[0]
+        return (written - read) / (self._mask + 1)
+
     def read(self) -> Iterator[bytes]:
         """Yield the records that are there now."""
         position = struct.unpack_from("<Q", self._consumer)[0]
