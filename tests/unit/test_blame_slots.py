@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from time import process_time
 
 import pytest
 from blame_cases import SERVER, client, held, processes, rpc, served, server, us
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tracer.blame.charge import SLOT, SLOT_LINK
 from tracer.blame.ledger import Ledger
-from tracer.blame.slots import Slots
+from tracer.blame.slots import Slots, Sums
 from tracer.model import Process, ProcessKey
 
 HOLDERS = [rpc(0, 10, xid=number, remote_us=us(10)) for number in range(3)]
@@ -36,7 +39,8 @@ def test_slots_are_known_as_long_as_no_other_rpc_ends(
     answered: Sequence[tuple[int, int, int]], until: float
 ) -> None:
     found = Slots(HOLDERS, answered).holders(WAITING, us(1.5), us(9))
-    assert {(one.start, one.end) for one in found if one.end > one.start} == (
+    assert not found.whole
+    assert {(one.start, one.end) for one in found.cut if one.end > one.start} == (
         {(us(1.5), us(until))} if until > 1.5 else set()
     )
 
@@ -44,8 +48,51 @@ def test_slots_are_known_as_long_as_no_other_rpc_ends(
 def test_an_rpc_never_sent_to_one_of_two_servers_waits_for_nobody_known() -> None:
     elsewhere = rpc(0, 10, xid=9, remote_us=us(10), peer="10.9.0.9")
     unsent = rpc(1, 9, xid=None, peer=None, in_flight=True)
-    assert Slots([*HOLDERS, elsewhere], []).holders(unsent, us(1), us(9)) == []
-    assert Slots(HOLDERS, []).holders(unsent, us(1), us(9))
+    assert Slots([*HOLDERS, elsewhere], []).holders(unsent, us(1), us(9)).cut == []
+    assert Slots(HOLDERS, []).holders(unsent, us(1), us(9)).cut
+
+
+@given(
+    times=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), max_size=30),
+    window=st.tuples(st.integers(0, 40), st.integers(1, 30)),
+)
+def test_each_that_had_a_slot_in_a_window_is_found_once(
+    times: list[tuple[int, int]], window: tuple[int, int]
+) -> None:
+    rpcs = [
+        rpc(begin, begin + wall, xid=number, remote_us=us(wall))
+        for number, (begin, wall) in enumerate(times)
+    ]
+    start, end = us(window[0]), us(sum(window))
+    slots = Slots(rpcs, [])
+    found = slots.holders(WAITING, start, end)
+    there = [*found.cut, *slots.of_peer(found.peer)[found.whole.start : found.whole.stop]]
+    expected = [
+        (max(start, one.begin_mono_us), min(end, one.end_mono_us), one.xid)
+        for one in rpcs
+        if one.begin_mono_us < end and one.end_mono_us > start
+    ]
+    assert sorted((one.start, one.end, one.rpc.xid) for one in there) == sorted(expected)
+    assert found.end == max([start, *(until for _, until, _ in expected)])
+
+
+def test_sums_are_those_of_a_stretch() -> None:
+    sums = Sums([[("a", 1.0)], [("a", 2.0), ("b", 5.0)], [], [("a", 4.0)]])
+    assert dict(sums.of(range(1, 4))) == {"a": 6.0, "b": 5.0}
+    assert dict(sums.of(range(2, 3))) == {}
+
+
+def test_a_thousand_that_wait_for_slots_are_told_from_whom_in_seconds() -> None:
+    """Delegations given back all at once, as the client of 6.12 does."""
+    rpcs = [
+        rpc(number / 1000, 1 + number / 1000, xid=number, slot_us=us(0.9), remote_us=us(0.1))
+        for number in range(1000)
+    ]
+    ledger = Ledger([client(rpcs), server([], addresses=frozenset({SERVER}))])
+    began = process_time()
+    for one in rpcs:
+        ledger.bill(0, one)
+    assert process_time() - began < 30
 
 
 def test_who_held_up_those_with_slots_held_up_those_without() -> None:

@@ -16,6 +16,7 @@ from tracer.blame.memory import Memory
 from tracer.blame.paths import RpcPath
 from tracer.blame.slots import Slots
 from tracer.blame.storage import Storage
+from tracer.blame.timeline import Timeline
 from tracer.losses import OF_OPERATIONS
 from tracer.model import Event, HostCapture, Operation, ProcessKey
 
@@ -77,9 +78,9 @@ class Host:
         return Slots(self.rpcs, self.capture.answered)
 
     @cached_property
-    def delays(self) -> list[Operation]:
+    def delays(self) -> Timeline[Operation]:
         """Return the times in which the kernel's own threads had no CPU to handle packets."""
-        return [op for op in self.capture.operations if op.layer == "kernel"]
+        return Timeline(op for op in self.capture.operations if op.layer == "kernel")
 
     def children(self, call: Operation) -> Sequence[Operation]:
         """Return the RPCs submitted in a VFS call."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from tracer.blame.charge import (
     CPU,
@@ -25,6 +25,7 @@ from tracer.blame.intervals import Span, wall_us
 from tracer.blame.join import Located
 from tracer.blame.paths import Leg, Phase, RpcPath, phases, walk_levels
 from tracer.blame.signatures import bare
+from tracer.blame.slots import Held, Sums
 from tracer.model import Operation, ProcessKey
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ _RECONNECT_US: Final = 5_000_000
 
 # Who has this part of the slots is whom those wait for who have none.
 _MOST: Final = 0.5
+
+# Whom an RPC that had a slot was for and what its time went to; and how long that was.
+_Holder: TypeAlias = tuple[ProcessKey | None, Charge]
+_Taken: TypeAlias = tuple[_Holder, float]
 
 _WRITEBACK_FRAMES: Final = frozenset(
     {
@@ -65,6 +70,7 @@ class Remote:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._used: defaultdict[int, set[int]] = defaultdict(set)
+        self._sums: dict[tuple[int, str | None], Sums[_Holder]] = {}
 
     def waited_for(self, calls: Iterable[Operation]) -> set[int]:
         """Return the ``id()`` of each RPC that one of these calls, already billed, waited for."""
@@ -142,23 +148,34 @@ class Remote:
         Else, or if that was but a disk, it is theirs who had most of the slots; not for
         their own RPCs and what the kernel writes back for them.
         """
-        taken: list[tuple[ProcessKey | None, Charge, float]] = []
-        until = start
-        for held in self._ledger.hosts[host].slots.holders(rpc, start, end):
-            until = max(until, held.end)
-            who = held.rpc.process or held.rpc.writer
-            mix = self.rpc_mix(host, held.rpc, held.start, held.end)
-            taken += [(who, charge, us) for charge, us in mix.items()]
+        holders = self._ledger.hosts[host].slots.holders(rpc, start, end)
+        taken = [one for held in holders.cut for one in self._held_mix(host, held)]
+        if holders.whole:
+            taken += self._slot_sums(host, holders.peer).of(holders.whole)
         most = _has_most(taken)
         own = most == (rpc.process or rpc.writer)
-        mix = {}
-        for who, charge, us in taken:
+        mix: Mix = {}
+        for (who, charge), us in taken:
             if who and who == most and not own and not self._leads_on(charge):
                 suspects = self._ledger.hosts[host].suspects
                 add(mix, {charge_to("slot", suspects.process(who)): us})
             else:
                 add(mix, {through(SLOT_LINK, charge) if charge.culprit else SLOT: us})
-        return filled(scaled(mix, until - start) if mix else {}, end - start, SLOT)
+        return filled(scaled(mix, holders.end - start) if mix else {}, end - start, SLOT)
+
+    def _held_mix(self, host: int, held: Held) -> list[_Taken]:
+        """Return what the time in which an RPC had a slot went to, and for whom it was."""
+        who = held.rpc.process or held.rpc.writer
+        mix = self.rpc_mix(host, held.rpc, held.start, held.end)
+        return [((who, charge), us) for charge, us in mix.items()]
+
+    def _slot_sums(self, host: int, peer: str | None) -> Sums[_Holder]:
+        """Return the same for all that had slots of a server: thousands may have waited."""
+        key = host, peer
+        if key not in self._sums:
+            held = self._ledger.hosts[host].slots.of_peer(peer)
+            self._sums[key] = Sums(self._held_mix(host, one) for one in held)
+        return self._sums[key]
 
     def _leads_on(self, charge: Charge) -> bool:
         """Return whether time is somebody's; not a disk's that is busy, nor what is left over.
@@ -279,7 +296,8 @@ class Remote:
             offset = None if index is None else self._ledger.join.offset_us(host, index, start)
             if index is None or offset is None:
                 continue
-            for op in self._ledger.hosts[index].delays:
+            delays = self._ledger.hosts[index].delays
+            for op, _ in delays.during(start + offset, end + offset):
                 if not self._concerns(index, op, host, rpc):
                     continue
                 first, last = op.begin_mono_us - offset, op.end_mono_us - offset
@@ -349,10 +367,10 @@ class Remote:
         return UNKNOWN if coarser else self._network(host, rpc)
 
 
-def _has_most(taken: Iterable[tuple[ProcessKey | None, Charge, float]]) -> ProcessKey | None:
+def _has_most(taken: Iterable[_Taken]) -> ProcessKey | None:
     """Return the process that had most of the slots, None if none had."""
     times: Counter[ProcessKey | None] = Counter()
-    for who, _, us in taken:
+    for (who, _), us in taken:
         times[who] += round(us)
     who, us = next(iter(times.most_common(1)), (None, 0))
     return who if us >= _MOST * times.total() else None
