@@ -7,7 +7,7 @@ microseconds that add up exactly to the time that was split.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final, Literal, TypeAlias
 
@@ -43,6 +43,14 @@ class Charge:
     cause: Cause
     culprit: Culprit | None = None
     chain: tuple[Link, ...] = ()
+    # Mixes ask for it millions of times.
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.cause, self.culprit, self.chain)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 Mix: TypeAlias = dict[Charge, float]
