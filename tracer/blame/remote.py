@@ -70,6 +70,7 @@ class Remote:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._used: defaultdict[int, set[int]] = defaultdict(set)
+        self._held: dict[tuple[int, int], list[_Taken]] = {}
         self._sums: dict[tuple[int, str | None], Sums[_Holder]] = {}
 
     def waited_for(self, calls: Iterable[Operation]) -> set[int]:
@@ -165,9 +166,15 @@ class Remote:
 
     def _held_mix(self, host: int, held: Held) -> list[_Taken]:
         """Return what the time in which an RPC had a slot went to, and for whom it was."""
+        known = self._held.get((host, id(held.rpc)))
+        if known is not None and not held.for_longer:
+            return known
         who = held.rpc.process or held.rpc.writer
         mix = self.rpc_mix(host, held.rpc, held.start, held.end)
-        return [((who, charge), us) for charge, us in mix.items()]
+        taken = [((who, charge), us) for charge, us in mix.items()]
+        if not held.for_longer:
+            self._held[host, id(held.rpc)] = taken
+        return taken
 
     def _slot_sums(self, host: int, peer: str | None) -> Sums[_Holder]:
         """Return the same for all that had slots of a server: thousands may have waited."""

@@ -22,11 +22,12 @@ _K = TypeVar("_K")
 
 
 class Held(NamedTuple):
-    """An RPC that had a slot from ``start`` to ``end`` of a window."""
+    """An RPC that had a slot from ``start`` to ``end`` of a window, and perhaps for longer."""
 
     start: int
     end: int
     rpc: Operation
+    for_longer: bool = False
 
 
 class Holders(NamedTuple):
@@ -138,4 +139,9 @@ class Slots:
 def _overlapping(held: Sequence[Held], start: int, end: int) -> Iterator[Held]:
     for one in held:
         if one.start < end and one.end > start:
-            yield Held(max(one.start, start), min(one.end, end), one.rpc)
+            within = start <= one.start and one.end <= end
+            yield (
+                one
+                if within
+                else Held(max(one.start, start), min(one.end, end), one.rpc, for_longer=True)
+            )
