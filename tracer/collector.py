@@ -146,12 +146,14 @@ class Collector:
         for kind, pair in self._sums.items():
             interval.sums[kind] = self._drain_sums(kind, pair[half], seen)
         self._drain_ring(interval, seen)
+        self.gather()
         now_ns = time.monotonic_ns()
         self._shortage.follow(now_ns)
         self._look_at_what_goes_on(interval, now_ns, seen)
         listeners = b"".join(self._drain_listeners(seen))
         if listeners:
             interval.facts.append((wire.LISTENERS, listeners))
+        self.gather()
         interval.facts += self._new_facts(seen)
         interval.facts += self._messages()
         for text in self._clocks.changes():
