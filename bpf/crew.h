@@ -22,16 +22,14 @@ static __always_inline bool is_nfsd(struct op_rec *op)
 /* A server's thread has no request and is not free, for what it waits for now. */
 static __always_inline void between_begins(struct op_rec *op, u64 now)
 {
-	early_waits(op);
+	op_begin(op, SIDE_SERVER, now);
+	op->active = 0;
+	/* Until it is free: its next request may have the waits. */
+	op->early = 1;
 	op->taken = BETWEEN_REQUESTS;
-	op->op_id = next_id();
 	op->op = 0;
 	op->xid = 0;
-	op->dev = 0;
-	op->flags = 0;
 	op->arrival_ns = 0;
-	op->waits_lost_ns = 0;
-	op->begin_ns = now;
 	__builtin_memset(op->peer, 0, sizeof(op->peer));
 }
 

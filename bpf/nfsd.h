@@ -33,28 +33,29 @@ static __always_inline void peer_of_stid(u64 stid, u8 *peer)
 
 /*
  * The client that has a byte-range lock which is in another's way; true if that one is its, too.
- * nfsd's fl_owners are struct nfs4_lockowner *, those of lockd struct nlm_lockowner *.
+ * Where an owner has its client, and that its address, depends on whose fl_owners they are.
  */
-#if defined(OFF_nfs4_stateowner__so_client) && defined(OFF_nfs4_client__cl_addr)
-static __always_inline bool nfs4_holder(u64 holder, u64 asker, u8 *peer)
+static __always_inline bool holder_of(u64 holder, u64 asker, u32 client_at, u32 address_at,
+				      u8 *peer)
 {
-	u64 client = read_u64(holder + OFF_nfs4_stateowner__so_client);
+	u64 client = read_u64(holder + client_at);
 
-	read_peer(client + OFF_nfs4_client__cl_addr, peer);
-	return client == read_u64(asker + OFF_nfs4_stateowner__so_client);
+	read_peer(client + address_at, peer);
+	return client == read_u64(asker + client_at);
 }
+
+/* nfsd's are struct nfs4_lockowner *. */
+#if defined(OFF_nfs4_stateowner__so_client) && defined(OFF_nfs4_client__cl_addr)
+#define nfs4_holder(holder, asker, peer)                                                       \
+	holder_of(holder, asker, OFF_nfs4_stateowner__so_client, OFF_nfs4_client__cl_addr, peer)
 #else
 #define nfs4_holder(holder, asker, peer) false
 #endif
 
+/* And lockd's struct nlm_lockowner *. */
 #if defined(OFF_nlm_lockowner__host) && defined(OFF_nlm_host__h_addr)
-static __always_inline bool nlm_holder(u64 holder, u64 asker, u8 *peer)
-{
-	u64 host = read_u64(holder + OFF_nlm_lockowner__host);
-
-	read_peer(host + OFF_nlm_host__h_addr, peer);
-	return host == read_u64(asker + OFF_nlm_lockowner__host);
-}
+#define nlm_holder(holder, asker, peer)                                                        \
+	holder_of(holder, asker, OFF_nlm_lockowner__host, OFF_nlm_host__h_addr, peer)
 #else
 #define nlm_holder(holder, asker, peer) false
 #endif
