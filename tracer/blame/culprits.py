@@ -18,7 +18,7 @@ from typing import Final
 from tracer.blame.causes import Cause
 from tracer.blame.charge import UNKNOWN, Charge, Culprit, Link, charge_to, through
 from tracer.blame.names import executable, name_of
-from tracer.blame.programs import Program, program
+from tracer.blame.programs import identity
 from tracer.blame.signatures import (
     WaitClass,
     answers_fanotify,
@@ -68,7 +68,6 @@ class Suspects:
         self._capture = capture
         self._findings: dict[tuple[object, ...], Finding] = {}
         self._groups: dict[str | None, ProcessKey | None] = {}
-        self._programs: dict[ProcessKey, Program | None] = {}
         self._listeners = _last_rows(capture.listeners)
         self._frozen = [row for row in capture.holders if row.kind == "frozen"]
         self._channels = [row for row in capture.holders if row.kind == "channel"]
@@ -98,14 +97,8 @@ class Suspects:
             return False
         if op.process == culprit.process:
             return True
-        own, other = self._program(op.process), self._program(culprit.process)
-        return own is not None and own == other
-
-    def _program(self, key: ProcessKey) -> Program | None:
-        if key not in self._programs:
-            row = self._capture.processes.get(key)
-            self._programs[key] = program(row, name_of(self._capture, key)) if row else None
-        return self._programs[key]
+        own, other = map(self._capture.processes.get, (op.process, culprit.process))
+        return own is not None and other is not None and identity(own) == identity(other)
 
     def _find(self, wait: Wait, side: Side) -> Finding:
         if wait.kind == "runnable":

@@ -13,12 +13,11 @@ from typing import Final, TypeAlias
 
 from tracer.blame.charge import Charge, Culprit, charge_to
 from tracer.blame.culprits import Suspects
-from tracer.blame.names import process_name
-from tracer.blame.programs import program
+from tracer.blame.programs import identity
 from tracer.blame.signatures import is_at_limit
 from tracer.blame.timeline import Timeline
 from tracer.blame.units import human_bytes, percent
-from tracer.model import HostCapture, MemoryUse, Process, ProcessKey, Wait
+from tracer.model import HostCapture, MemoryUse, ProcessKey, Wait
 
 # Of all that was taken, and against who took most beside him.
 _MOST: Final = 0.5
@@ -68,7 +67,7 @@ class Memory:
         of_all = _whole(of_program)
         if row is None or not of_all:
             return
-        taken = max(0, of_program[_program(row)].total())
+        taken = max(0, of_program[identity(row)].total())
         yield (
             f"took {human_bytes(taken)} while memory was short, {percent(taken / of_all)} of what "
             "was taken then"
@@ -93,7 +92,7 @@ class Memory:
             row = self._capture.processes.get(use.process) if use.process else None
             if cgroup is not None and (row is None or row.cgroup != cgroup):
                 continue
-            its = _NOBODY if row is None or row.kthread else _program(row)
+            its = _NOBODY if row is None or row.kthread else identity(row)
             taken[its][row.key if row else None] += round(use.taken_bytes * part)
         return taken
 
@@ -101,8 +100,3 @@ class Memory:
 def _whole(of_program: _Taken) -> int:
     """Return how much was taken in all; who gave back more has taken nothing."""
     return sum(max(0, members.total()) for members in of_program.values())
-
-
-def _program(process: Process) -> object:
-    """Return what all processes of a program have in common; its key if it may be a script."""
-    return program(process, process_name(process, process.key.pid)) or process.key

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from tracer.blame.charge import Culprit
-from tracer.blame.names import executable, is_interpreter
-from tracer.model import HostCapture, Process
+from tracer.blame.names import executable, is_interpreter, process_name
+from tracer.model import HostCapture, Process, ProcessKey
 
 
 class Program(NamedTuple):
@@ -33,6 +33,11 @@ def program(process: Process, name: str, host: str | None = None) -> Program | N
     if exe is None or is_interpreter(name):
         return None
     return Program(host, name, process.cgroup, process.uid, exe)
+
+
+def identity(process: Process) -> Program | ProcessKey:
+    """Return what all processes of a program have in common; its key if it may be a script."""
+    return program(process, process_name(process, process.key.pid)) or process.key
 
 
 def _process(culprit: Culprit, captures: Iterable[HostCapture]) -> Process | None:
