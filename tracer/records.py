@@ -46,8 +46,6 @@ OP_ANSWER: Final = 32
 
 ASKED: Final = 128
 
-HAS_TRANSPORT: Final = 1
-HAS_REQUEST: Final = 2
 BETWEEN_REQUESTS: Final = 3
 
 USE_DISK: Final = 1

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 from conftest import REPOSITORY, Guests
 
-# Where nothing was prepared, both guests compile first: 5.10 takes three minutes for that.
-READY_SECONDS = 300.0
+READY_SECONDS = 180.0
 # What SIGINT may take: sealing is given up after 20 s, the brief report after 60 s.
 END_SECONDS = 120.0
 # No RPC is under way; reading it asks no server.

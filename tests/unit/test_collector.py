@@ -120,9 +120,10 @@ def test_once_it_runs_it_opens_no_file_and_imports_nothing() -> None:
 
 @pytest.mark.parametrize(("used", "gathered"), [(0.2, []), (0.3, [b"record"])])
 def test_a_ring_that_fills_up_is_read_before_its_time(
-    bare: Collector, used: float, gathered: list[bytes]
+    bare: Collector, used: float, gathered: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bare._ring = SimpleNamespace(used=used, read=lambda: iter([b"record"]))  # type: ignore[assignment]
+    ring = SimpleNamespace(used=used, read=lambda: iter([b"record"]))
+    monkeypatch.setattr(bare, "_ring", ring, raising=False)
     bare._gathered = []
     bare.gather()
     assert bare._gathered == gathered

@@ -46,6 +46,7 @@ CONSTANTS = {
     "OP_BEGIN_UNKNOWN": records.OP_BEGIN_UNKNOWN,
     "OP_DROPPED": records.OP_DROPPED,
     "OP_KERNEL": records.OP_KERNEL,
+    "BETWEEN_REQUESTS": records.BETWEEN_REQUESTS,
     "WAIT_HELD": records.WAIT_HELD,
     "USE_SLOT_SHIFT": records.USE_SLOT_SHIFT,
     "NAME_PARTS": records.NAME_PARTS,
