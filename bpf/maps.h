@@ -38,7 +38,6 @@ BPF_HASH(listeners, u64, struct listener_rec, 256);
 BPF_LRU_HASH(events, u64, u32, 1024);
 BPF_STACK_TRACE(stacks, 8192);
 /* As a value of a stack map: innermost first, zeros behind it; the first may be unknown, 0. */
-#define MAX_FRAMES 127
 struct frames {
 	u64 ip[MAX_FRAMES];
 };

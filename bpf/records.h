@@ -31,6 +31,8 @@
 #define WAIT_LIMITED 7	 /* the same, as its cgroup has reached its limit */
 
 #define MAX_WAITS 8
+/* Of a stack. */
+#define MAX_FRAMES 127
 
 /* off_stack and stack: nobody has looked (yet). */
 #define NO_STACK -1
@@ -303,6 +305,21 @@ struct held_rec {
 	u8 peer[16]; /* the other host */
 	u32 side;
 	u32 pad;
+};
+
+/* A request, by whoever has sent it. */
+struct request_key {
+	u8 peer[16];
+	u32 xid;
+	u32 pad;
+};
+
+/* It was put off until an upcall is answered. */
+struct deferred_rec {
+	u64 op_id;
+	u64 arrival_ns;
+	s32 stack;
+	u32 flags; /* OP_BEGIN_UNKNOWN: arrival_ns is when it was found */
 };
 
 /* nfsd's threads. */

@@ -30,19 +30,12 @@ struct xprt_rec {
 BPF_HASH(xprts, u64, struct xprt_rec, MAX_XPRTS);
 BPF_ARRAY(zero_xprt, struct xprt_rec, 1);
 
-/* Requests that were put off until an upcall is answered, and where. */
-struct request_key {
-	u8 peer[16];
-	u32 xid;
-	u32 pad;
-};
-struct deferred_rec {
-	u64 arrival_ns;
-	s32 stack;
-	u32 pad;
-};
+/*
+ * Requests that were put off until an upcall is answered. Those that are dropped then stay: the
+ * collector asks the kernel's own list. It adds what was put off before recording.
+ */
 BPF_LRU_HASH(deferred, struct request_key, struct deferred_rec, MAX_XPRTS);
-/* How many there have been: where there was none, none is looked for. */
+/* How many were seen to be: where there was none, none is looked for. */
 BPF_ARRAY(deferrals, u64, 1);
 
 #include "svc_sock.h"
@@ -180,8 +173,9 @@ static __always_inline void request_of(u64 rqst, struct request_key *key)
 	read_peer(rqst + OFF_svc_rqst__rq_addr, key->peer);
 }
 
-/* It was put off before, for the time since then. */
-static __always_inline void was_deferred(struct op_rec *op, struct request_key *request)
+/* If it was put off before, copy that to ``was``, and take the time since then for a wait. */
+static __always_inline void was_deferred(struct op_rec *op, struct request_key *request,
+					 struct deferred_rec *was)
 {
 	struct wait_rec key = { .kind = WAIT_BLOCKED, .waker_stack = -1 };
 	struct deferred_rec *rec;
@@ -193,6 +187,7 @@ static __always_inline void was_deferred(struct op_rec *op, struct request_key *
 		return;
 	/* A retransmission has an arrival of its own. */
 	if (!op->arrival_ns && rec->arrival_ns && rec->arrival_ns < op->begin_ns) {
+		*was = *rec;
 		key.stack = rec->stack;
 		early_waits(op);
 		op->arrival_ns = rec->arrival_ns;
@@ -209,6 +204,7 @@ int on_svc_process(struct bpf_raw_tracepoint_args *ctx)
 	u64 rqst = ctx->args[0], begin_ns, procinfo;
 	struct op_rec *op;
 	struct request_key request = {};
+	struct deferred_rec was = {};
 
 	if (!rqst)
 		return 0;
@@ -217,12 +213,16 @@ int on_svc_process(struct bpf_raw_tracepoint_args *ctx)
 	if (!op || !op->begin_ns)
 		return 0;
 	request_of(rqst, &request);
-	was_deferred(op, &request);
+	was_deferred(op, &request, &was);
 	begin_ns = op->begin_ns;
 	/* Taken up before its last byte was there: that is no time in the queue. */
 	if (op->arrival_ns > begin_ns)
 		begin_ns = op->arrival_ns;
 	op_begin(op, SIDE_SERVER, begin_ns);
+	/* What was shown to be put off is this one. */
+	if (was.op_id)
+		op->op_id = was.op_id;
+	op->flags = was.flags;
 	op->xid = request.xid;
 	__builtin_memcpy(op->peer, request.peer, sizeof(op->peer));
 	procinfo = load_u64(rqst, OFF_svc_rqst__rq_procinfo);
@@ -445,7 +445,7 @@ int on_svc_defer(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct op_rec *op = current_op();
 	struct request_key request = {};
-	struct deferred_rec rec = {};
+	struct deferred_rec rec = {}, *before;
 	u32 zero = 0;
 	u64 *any = deferrals.lookup(&zero);
 
@@ -455,7 +455,14 @@ int on_svc_defer(struct bpf_raw_tracepoint_args *ctx)
 	request_of(ctx->args[0], &request);
 	__builtin_memcpy(op->peer, request.peer, sizeof(op->peer));
 	count_op(op, op->active ? op->op : 0, COUNT_DEFERRED, 0);
-	rec.arrival_ns = op->arrival_ns ? op->arrival_ns : op->begin_ns;
+	/* The same once more: it has not come from the socket since. */
+	before = op->arrival_ns ? NULL : deferred.lookup(&request);
+	if (before)
+		rec = *before;
+	if (!rec.op_id) {
+		rec.op_id = next_id();
+		rec.arrival_ns = op->arrival_ns ? op->arrival_ns : op->begin_ns;
+	}
 	rec.stack = stacks.get_stackid(ctx, 0);
 	deferred.update(&request, &rec);
 	return 0;

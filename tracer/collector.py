@@ -30,6 +30,7 @@ from tracer.record_offsets import U32, U64, At
 from tracer.records import (
     FIRST_CROWDED,
     MAP_SIZES,
+    MAX_FRAMES,
     CountKey,
     HolderRec,
     LatencyRec,
@@ -44,7 +45,6 @@ from tracer.records import (
 )
 from tracer.shortage import Shortage
 
-_STACK_DEPTH: Final = 127
 # So full, the ring may run over before the interval is over.
 _NEARLY_FULL: Final = 0.25
 
@@ -88,6 +88,7 @@ class Collector:
         shortage: Shortage,
         threshold_ns: int,
         ring_bytes: int,
+        symbols: Mapping[str, int],
     ) -> None:
         self._maps = maps
         self._memory = memory
@@ -97,7 +98,7 @@ class Collector:
         self._missed = dict.fromkeys(programs, 0)
         self._half = 1
         self._sums = {pair.kind: self._readers(pair) for pair in _PAIRS}
-        self._in_flight = InFlight(maps, memory, sleepers, threshold_ns)
+        self._in_flight = InFlight(maps, memory, sleepers, threshold_ns, symbols)
         self._listeners = bpf.BatchReader(maps["listeners"], 8, ctypes.sizeof(ListenerRec))
         self._frozen = bpf.BatchReader(maps["frozen"], 8, ctypes.sizeof(HolderRec))
         self._ring = bpf.RingReader(maps["ring"], ring_bytes)
@@ -334,9 +335,9 @@ class Collector:
             if identifier < 0:
                 continue
             name = "stacks" if identifier < FIRST_CROWDED else "more_stacks"
-            value = bpf.lookup(self._maps[name], U32.pack(identifier), 8 * _STACK_DEPTH)
+            value = bpf.lookup(self._maps[name], U32.pack(identifier), 8 * MAX_FRAMES)
             if value is not None:
-                addresses = struct.unpack(f"<{_STACK_DEPTH}Q", value)
+                addresses = struct.unpack(f"<{MAX_FRAMES}Q", value)
                 stacks[str(identifier)] = [address for address in addresses if address]
         return stacks
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from tracer import calls
+from tracer.deferred import Deferred
 from tracer.kernel import bpf, tasks
 from tracer.kernel.memory import KernelMemory
 from tracer.nfs_status import EJUKEBOX, NFS4ERR_DELAY, NFS4ERR_GRACE
@@ -37,8 +38,14 @@ class InFlight:
     """The operations, packets and RPCs of one recording that are under way."""
 
     def __init__(
-        self, maps: Mapping[str, int], memory: KernelMemory, sleepers: int, threshold_ns: int
+        self,
+        maps: Mapping[str, int],
+        memory: KernelMemory,
+        sleepers: int,
+        threshold_ns: int,
+        symbols: Mapping[str, int],
     ) -> None:
+        """``symbols``: the addresses of SYMBOLS."""
         self._maps = maps
         self._memory = memory
         self._sleepers = sleepers
@@ -48,6 +55,7 @@ class InFlight:
             bpf.BatchReader(maps["rpcs"], 8, ctypes.sizeof(RpcRec)) if "rpcs" in maps else None
         )
         self._held = bpf.BatchReader(maps["held"], 8, ctypes.sizeof(HeldRec))
+        self._deferred = Deferred(maps, memory, symbols) if "deferred" in maps else None
         self._groups: set[int] = set()  # whose holders are known, or were looked for
         # How many calls that began before recording had not ended at the last look.
         self.stuck_before = 0
@@ -67,6 +75,14 @@ class InFlight:
         for record in records:
             self._see_group(record)
             yield _flagged(self._with_name(record), At.op_flags)
+        yield from self._put_off(now_ns)
+
+    def _put_off(self, now_ns: int) -> Iterator[bytes]:
+        """Yield the requests that are put off until an upcall is answered, each as it stands."""
+        for op in self._deferred.operations(now_ns) if self._deferred else ():
+            # How long it is with one of before recording, nobody knows.
+            if op.flags & OP_BEGIN_UNKNOWN or now_ns - op.arrival_ns >= self._threshold_ns:
+                yield bytes(op)
 
     def packets(self, now_ns: int) -> Iterator[bytes]:
         """Yield packets that a process has to decide on, as waits of no thread."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tracer import __version__, foreign, host, seed, shortage, wire
+from tracer import __version__, deferred, foreign, host, seed, shortage, wire
 from tracer.children import END_SIGNALS, Compiler, Loaded, Writer
 from tracer.clocks import read_clocks_closely
 from tracer.collector import Collector
@@ -29,6 +29,7 @@ from tracer.kernel.memory import KernelMemory
 from tracer.losses import MISSED_CALL, MISSED_EVENT
 from tracer.outbox import Interval, Outbox
 from tracer.procfs import changes
+from tracer.procfs.symbols import addresses_of
 from tracer.records import RING_BYTES
 from tracer.shortage import Shortage
 from tracer.thread_table import ThreadTable
@@ -115,6 +116,7 @@ class Recorder:
             _shortage(loaded),
             settings.threshold_us * 1000,
             RING_BYTES,
+            addresses_of(deferred.SYMBOLS),
         )
         ThreadTable(loaded.maps).make_room()
         self._attach(loaded)

@@ -32,6 +32,7 @@ WAIT_HELD: Final = 4
 WAIT_RUNNING: Final = 5
 
 MAX_WAITS: Final = 8
+MAX_FRAMES: Final = 127
 
 NO_STACK: Final = -1
 FIRST_CROWDED: Final = 1 << 29
@@ -317,6 +318,18 @@ class HeldRec(ctypes.Structure):
         ("side", _u32),
         ("pad", _u32),
     ]
+
+
+class RequestKey(ctypes.Structure):
+    """A request, by whoever has sent it."""
+
+    _fields_ = [("peer", _u8 * 16), ("xid", _u32), ("pad", _u32)]
+
+
+class DeferredRec(ctypes.Structure):
+    """A request that was put off until an upcall is answered."""
+
+    _fields_ = [("op_id", _u64), ("arrival_ns", _u64), ("stack", _s32), ("flags", _u32)]
 
 
 class ListenerRec(ctypes.Structure):

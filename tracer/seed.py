@@ -26,6 +26,7 @@ from tracer.kernel import bpf, functions, tasks
 from tracer.kernel.memory import KernelMemory
 from tracer.procfs.descriptors import descriptors, fdinfo
 from tracer.procfs.holders import asked
+from tracer.procfs.symbols import addresses_of
 from tracer.records import (
     NO_STACK,
     OP_BEGIN_UNKNOWN,
@@ -93,6 +94,7 @@ class Seeder:
         self._next_id = FIRST_ID
         self._found = Found([], {}, {})
         self._tasks: dict[int, int] = {}
+        self._symbols: dict[str, int] = {}
         # se.exec_start is of the scheduler's clock; ours ran just now.
         me = memory.current_task()
         exec_start = self._exec_start(me)
@@ -263,6 +265,7 @@ class Seeder:
     # The client
 
     def _look_at_client(self, blocked: Mapping[int, set[int]]) -> None:
+        self._symbols = addresses_of(("bit_wait_table", "sunrpc_net_id"), self._proc)
         self._read_rpcs()
         first_rpc = {
             rpc.proc.tgid: rpc.begin_ns
@@ -319,7 +322,7 @@ class Seeder:
     def _awaited(self) -> Iterator[int]:
         """Yield what would be the rpc_task of each bit that a thread waits for."""
         memory = self._memory
-        table = kernel_symbol("bit_wait_table", self._proc)
+        table = self._symbols.get("bit_wait_table")
         entry = memory.offset("wait_bit_queue_entry.wq_entry")
         link = entry + memory.offset("wait_queue_entry.entry")
         key = memory.offset("wait_bit_queue_entry.key") + memory.offset("wait_bit_key.flags")
@@ -335,7 +338,7 @@ class Seeder:
     def _rpc_clients(self) -> Iterator[int]:
         """Yield the list heads of rpc_clnts: net_generic(net, sunrpc_net_id)->all_clients."""
         memory = self._memory
-        symbol = kernel_symbol("sunrpc_net_id", self._proc)
+        symbol = self._symbols.get("sunrpc_net_id")
         identifier = memory.u32(symbol) if symbol else None
         if not identifier:
             return
@@ -471,16 +474,3 @@ def sleeping_threads(proc: Path) -> Iterator[tuple[int, int]]:
             # The name in it is any bytes, parentheses too.
             if stat.rpartition(b")")[2].split()[:1] == [b"D"]:
                 yield int(process.name), int(thread.name)
-
-
-def kernel_symbol(name: str, proc: Path) -> int | None:
-    """Return the address of a kernel symbol by /proc/kallsyms, None if hidden or absent."""
-    wanted = f" {name}\t".encode(), f" {name}\n".encode()
-    try:
-        with (proc / "kallsyms").open("rb") as lines:
-            for line in lines:
-                if any(suffix in line for suffix in wanted):
-                    return int(line.split()[0], 16) or None
-    except OSError:
-        return None
-    return None

@@ -13,6 +13,7 @@ from tracer.records import (
     ASKED,
     FIRST_SLEEPER,
     NO_STACK,
+    OP_BEGIN_UNKNOWN,
     OP_IN_FLIGHT,
     OP_KERNEL,
     RPC_ENDED,
@@ -27,7 +28,9 @@ from tracer.records import (
 @pytest.fixture
 def bare() -> InFlight:
     """Return what is in flight in no maps."""
-    return InFlight.__new__(InFlight)
+    one = InFlight.__new__(InFlight)
+    one._deferred = None
+    return one
 
 
 def test_a_record_is_flagged_in_place() -> None:
@@ -62,6 +65,29 @@ def test_a_packet_is_in_flight_until_it_is_decided_on(bare: InFlight) -> None:
     assert (record.op_id, record.begin_ns, record.side) == (8, 5, 2)
     assert (record.off_ns, record.off_kind) == (5, WAIT_HELD)
     assert record.flags == OP_KERNEL | OP_IN_FLIGHT
+
+
+class PutOff:
+    """Requests that a server has put off."""
+
+    def __init__(self, *ops: OpRec) -> None:
+        self.ops = ops
+
+    def operations(self, _now_ns: int) -> Iterator[OpRec]:
+        return iter(self.ops)
+
+
+def test_a_request_is_put_off_for_long_or_since_before_recording(bare: InFlight) -> None:
+    ops = (
+        OpRec(op_id=1, arrival_ns=95),
+        OpRec(op_id=2, arrival_ns=90),
+        OpRec(op_id=3, arrival_ns=95, flags=OP_BEGIN_UNKNOWN),
+    )
+    bare._threshold_ns = 10
+    bare._threads = Table()  # type: ignore[assignment]
+    bare._deferred = PutOff(*ops)  # type: ignore[assignment]
+    records = map(OpRec.from_buffer_copy, bare.operations(100))
+    assert [record.op_id for record in records] == [2, 3]
 
 
 @pytest.mark.parametrize(

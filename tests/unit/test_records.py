@@ -31,6 +31,8 @@ TWINS = {
     "listener_rec": records.ListenerRec,
     "holder_rec": records.HolderRec,
     "held_rec": records.HeldRec,
+    "request_key": records.RequestKey,
+    "deferred_rec": records.DeferredRec,
     "crew_rec": records.CrewRec,
     "crew_size": records.CrewSize,
 }
@@ -38,6 +40,7 @@ CONSTANTS = {
     "SIDE_SERVER": records.SIDE_SERVER,
     "SIDE_CLIENT": records.SIDE_CLIENT,
     "MAX_WAITS": records.MAX_WAITS,
+    "MAX_FRAMES": records.MAX_FRAMES,
     "NO_STACK": records.NO_STACK,
     "FIRST_CROWDED": records.FIRST_CROWDED,
     "FIRST_SLEEPER": records.FIRST_SLEEPER,

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import socket
 import struct
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kernel_memory import FakeMemory
 
 from tracer import calls, seed
-from tracer.kernel import bpf, offsets, tasks
-from tracer.kernel.memory import KernelMemory
+from tracer.kernel import bpf, tasks
 from tracer.records import NO_STACK, OP_BEGIN_UNKNOWN, SIDE_CLIENT, SIDE_SERVER, OpRec, RpcRec
 
 # fdinfo as Linux 6.1 prints it.
@@ -32,63 +30,6 @@ NOTIFY_ONLY = (
     "pos:\t0\nfanotify flags:10 event-flags:0\n"
     "fanotify mnt_id:1c mflags:0 mask:8000003b ignored_mask:40000000\n"
 )
-
-
-EMBEDDED = ("sched_entity", "fanotify_group_private_data", "wait_queue_head", "rpc_message")
-
-
-class FakeMemory(KernelMemory):
-    """Kernel memory of 8-byte words, with offsets that number the fields of each struct."""
-
-    def __init__(self) -> None:
-        fields = offsets.seed_fields(["server", "client"])
-        count: dict[str, itertools.count[int]] = {}
-        layout = {"SIZE_nfsd4_op": 0x40, "SIZE_wait_queue_head": 0x60}
-        for macro in dict.fromkeys(field.macro for field in fields):
-            owner = macro.removeprefix("OFF_").split("__")[0]
-            # Room for a list_head, a sockaddr, a comm; around what is embedded, for all of it.
-            step = 32 if owner in EMBEDDED else 512
-            layout[macro] = step * next(count.setdefault(owner, itertools.count(1)))
-        super().__init__(-1, -1, layout)
-        self.bytes: dict[int, int] = {}
-        self._next = 0xFFFF_8880_0000_0000
-        self.layout = layout
-        self.current = 0
-        self.net_of_sunrpc = 0
-        self.on_read: Callable[[int], None] = lambda _address: None
-
-    def read(self, address: int, length: int) -> bytes | None:
-        self.on_read(address)
-        if address not in self.bytes:
-            return None  # unmapped
-        return bytes(self.bytes.get(address + i, 0) for i in range(length))
-
-    def current_task(self) -> int:
-        return self.current
-
-    # Laying out
-
-    def struct(self) -> int:
-        self._next += 0x10000
-        return self._next
-
-    def write(self, address: int, data: bytes) -> None:
-        self.bytes.update(zip(itertools.count(address), data, strict=False))
-
-    def put(self, address: int, field: str | None, value: int | bytes, width: int = 8) -> None:
-        data = value if isinstance(value, bytes) else value.to_bytes(width, "little")
-        self.write(address + (self.offset(field) if field else 0), data)
-
-    def string(self, text: str) -> int:
-        address = self.struct()
-        self.write(address, text.encode() + b"\0")
-        return address
-
-    def link(self, head: int, nodes: list[int]) -> None:
-        """Write a circular list_head list."""
-        for node, following in itertools.pairwise([head, *nodes, head]):
-            self.put(node, None, following)
-            self.put(following + 8, None, node)
 
 
 class Host:
@@ -279,26 +220,6 @@ def test_threads_that_sleep_uninterruptibly_whatever_their_names(tmp_path: Path)
     (tmp_path / "self").mkdir()
     found = sorted(seed.sleeping_threads(tmp_path))
     assert found == [(10, 10), (10, 12), (10, 13)]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("ffffffffc0a3d0e4 b sunrpc_net_id\t[sunrpc]\n", 0xFFFFFFFFC0A3D0E4),
-        ("ffffffff81000000 T _text\nffffffff82b0 B sunrpc_net_id\n", 0xFFFFFFFF82B0),
-        ("ffffffffc0a3d0e4 b not_sunrpc_net_id\t[sunrpc]\n", None),
-        ("ffffffffc0a3d0e4 b sunrpc_net_id_2\t[sunrpc]\n", None),
-        ("0000000000000000 b sunrpc_net_id\t[sunrpc]\n", None),  # kptr_restrict
-        ("", None),
-    ],
-)
-def test_kernel_symbols(tmp_path: Path, text: str, expected: int | None) -> None:
-    (tmp_path / "kallsyms").write_text(text)
-    assert seed.kernel_symbol("sunrpc_net_id", tmp_path) == expected
-
-
-def test_no_kallsyms_no_symbol(tmp_path: Path) -> None:
-    assert seed.kernel_symbol("sunrpc_net_id", tmp_path) is None
 
 
 # The server

@@ -225,6 +225,9 @@ class Remote:
     ) -> Mix:
         """Lay the server's operation into the client's remote phase; around it is network."""
         server, op = located
+        if not op.begin_known:
+            # It was there before recording, and so was all of this.
+            return scaled(self._ledger.bill(server, op), end - start)
         lead = self._lead(host, phase, located)
         arrives, replies = phase.start + lead, phase.start + lead + wall_us(op)
         mix: Mix = {}

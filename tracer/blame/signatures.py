@@ -326,9 +326,15 @@ _AT_LIMIT: Final = re.compile(
 # Who looks something up in which of sunrpc's caches, or keeps who the clients are: each has a
 # channel to a daemon.
 _CACHES: Final = (
-    (re.compile(r"idmap_\w+|nfsd_map_\w+"), ("nfs4.idtoname", "nfs4.nametoid")),
+    (
+        re.compile(r"idmap_\w+|nfsd_map_\w+|(idtoname|nametoid)_\w+"),
+        ("nfs4.idtoname", "nfs4.nametoid"),
+    ),
     (re.compile(r"gss_\w+|rsc_\w+|rsi_\w+|svcauth_gss_\w+"), ("auth.rpcsec.init",)),
-    (re.compile(r"exp_\w+|rqst_exp_\w+|check_nfsd_access"), ("nfsd.export", "nfsd.fh")),
+    (
+        re.compile(r"exp(key)?_\w+|svc_export_\w+|rqst_exp_\w+|check_nfsd_access"),
+        ("nfsd.export", "nfsd.fh"),
+    ),
     (re.compile(r"unix_gid_\w+"), ("auth.unix.gid",)),
     (re.compile(r"_*cld_\w+|nfsd4_cld_\w+"), ("cld",)),
     (re.compile(r"ip_map_\w+|svcauth_unix_\w+"), ("auth.unix.ip", "auth.unix.gid")),

@@ -105,6 +105,23 @@ class KernelSymbols:
         return tidy(names, asleep=asleep)
 
 
+def addresses_of(names: Collection[str], proc_root: Path = Path("/proc")) -> dict[str, int]:
+    """Return the address of each of these symbols that the kernel has and shows."""
+    wanted = {name.encode(): name for name in names}
+    found: dict[str, int] = {}
+    try:
+        with (proc_root / "kallsyms").open("rb") as lines:
+            for line in lines:
+                fields = line.split(None, 3)
+                name = wanted.get(fields[2]) if len(fields) > 2 else None
+                # All are 0 to who may not see them.
+                if name and (address := int(fields[0], 16)):
+                    found[name] = address
+    except OSError:
+        pass
+    return found
+
+
 def tidy(names: Sequence[str], *, asleep: bool = False) -> tuple[str, ...]:
     """Return a stack's names without the compiler's suffixes and BPF's own leading frames."""
     plain = [_SUFFIX.sub("", _OFFSET.sub("", name)) for name in names]
