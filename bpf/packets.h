@@ -90,7 +90,7 @@ int nf_reinject_enter(unsigned long long *ctx)
 	op->op_id = rec->op_id;
 	op->op = VFS_PACKET;
 	op->side = rec->side;
-	op->flags = OP_KERNEL;
+	op->flags = OP_KERNEL | rec->flags;
 	op->begin_ns = rec->since_ns;
 	op->end_ns = now;
 	__builtin_memcpy(op->peer, rec->peer, sizeof(op->peer));

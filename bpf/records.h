@@ -304,7 +304,7 @@ struct held_rec {
 	u64 since_ns;
 	u8 peer[16]; /* the other host */
 	u32 side;
-	u32 pad;
+	u32 flags; /* OP_BEGIN_UNKNOWN: since_ns is when it was found */
 };
 
 /* A request, by whoever has sent it. */

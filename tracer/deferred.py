@@ -165,12 +165,4 @@ class Deferred:
             count = min(_POINTERS_AT_ONCE, size - first)
             heads = memory.read((table or 0) + 8 * first, 8 * count) or b""
             for (node,) in struct.iter_unpack("<Q", heads):
-                yield from (each - link for each in self._chain(node))
-
-    def _chain(self, node: int | None) -> Iterator[int]:
-        """Yield the nodes of a hlist from this one on."""
-        for _ in range(_MOST_ITEMS):
-            if not node:
-                return
-            yield node
-            node = self._memory.u64(node)
+                yield from memory.hlist(node, link, _MOST_ITEMS)

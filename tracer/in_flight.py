@@ -88,14 +88,14 @@ class InFlight:
         """Yield packets that a process has to decide on, as waits of no thread."""
         for _, value in self._held.read():
             held = HeldRec.from_buffer_copy(value)
-            if now_ns - held.since_ns >= self._threshold_ns:
+            if held.flags & OP_BEGIN_UNKNOWN or now_ns - held.since_ns >= self._threshold_ns:
                 yield bytes(
                     OpRec(
                         op_id=held.op_id,
                         op=calls.vfs_number("packet"),
                         side=held.side,
                         peer=held.peer,
-                        flags=OP_KERNEL | OP_IN_FLIGHT,
+                        flags=OP_KERNEL | OP_IN_FLIGHT | held.flags,
                         begin_ns=held.since_ns,
                         off_ns=held.since_ns,
                         off_kind=WAIT_HELD,

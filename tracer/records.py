@@ -316,7 +316,7 @@ class HeldRec(ctypes.Structure):
         ("since_ns", _u64),
         ("peer", _u8 * 16),
         ("side", _u32),
-        ("pad", _u32),
+        ("flags", _u32),
     ]
 
 

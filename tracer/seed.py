@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tracer import calls
+from tracer import calls, queued_packets
 from tracer.host import pack_peer
 from tracer.kernel import bpf, functions, tasks
 from tracer.kernel.memory import KernelMemory
@@ -33,6 +33,7 @@ from tracer.records import (
     OP_KERNEL,
     SIDE_CLIENT,
     SIDE_SERVER,
+    HeldRec,
     OpRec,
     RpcRec,
 )
@@ -52,6 +53,7 @@ LOOK: Final = {
     "on_demand": False,
 }
 
+_SYMBOLS: Final = ("bit_wait_table", "sunrpc_net_id", queued_packets.SYMBOL)
 _MOST_RPCS: Final = 1 << 14
 # WAIT_TABLE_SIZE of kernel/sched/wait_bit.c, since 5dd43ce2f69d (v4.13).
 _BIT_WAIT_QUEUES: Final = 256
@@ -81,6 +83,7 @@ class Found:
     marks: list[dict[str, Any]]
     threads: dict[int, OpRec]
     rpcs: dict[int, RpcRec]
+    packets: dict[int, HeldRec] = field(default_factory=dict)
     asked: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -94,7 +97,7 @@ class Seeder:
         self._next_id = FIRST_ID
         self._found = Found([], {}, {})
         self._tasks: dict[int, int] = {}
-        self._symbols: dict[str, int] = {}
+        self._symbols = addresses_of(_SYMBOLS, proc)
         # se.exec_start is of the scheduler's clock; ours ran just now.
         me = memory.current_task()
         exec_start = self._exec_start(me)
@@ -109,6 +112,7 @@ class Seeder:
             group: set(tasks.waiting_for(self._memory, group)) for group in groups.values() if group
         }
         self._watch_softirqs()
+        self._look_at_packets()
         if "server" in self._sides:
             self._look_at_server(blocked)
         if "client" in self._sides:
@@ -202,6 +206,38 @@ class Seeder:
             op.proc.start_ns = tasks.start_ns(self._memory, task)
             self._found.threads[pid] = op
 
+    # Packets
+
+    def _look_at_packets(self) -> None:
+        """Find the packets of NFS that processes have to decide on."""
+        for own in self._of_module(queued_packets.SYMBOL):
+            for entry, held in queued_packets.queued_packets(
+                self._memory, own, time.monotonic_ns()
+            ):
+                held.op_id = self._new_id()
+                self._found.packets[entry] = held
+
+    def _of_module(self, symbol: str) -> Iterator[int]:
+        """Yield a module's own struct of each network namespace: net_generic(net, *symbol)."""
+        memory = self._memory
+        identifier = memory.u32(self._symbols[symbol]) if symbol in self._symbols else None
+        for net in self._net_namespaces() if identifier else ():
+            generic = memory.u64(net, "net.gen")
+            # struct net_generic is an array of pointers, indexed from its beginning.
+            own = memory.u64(generic + 8 * (identifier or 0)) if generic else None
+            if own:
+                yield own
+
+    def _net_namespaces(self) -> set[int]:
+        """Return the struct net of every process."""
+        memory = self._memory
+        proxies = {
+            memory.u64(task, "task_struct.nsproxy")
+            for task in (memory.current_task(), *self._tasks.values())
+        }
+        nets = {memory.u64(proxy, "nsproxy.net_ns") for proxy in proxies if proxy}
+        return {net for net in nets if net}
+
     # The server
 
     def _look_at_server(self, blocked: Mapping[int, set[int]]) -> None:
@@ -265,7 +301,6 @@ class Seeder:
     # The client
 
     def _look_at_client(self, blocked: Mapping[int, set[int]]) -> None:
-        self._symbols = addresses_of(("bit_wait_table", "sunrpc_net_id"), self._proc)
         self._read_rpcs()
         first_rpc = {
             rpc.proc.tgid: rpc.begin_ns
@@ -338,30 +373,11 @@ class Seeder:
     def _rpc_clients(self) -> Iterator[int]:
         """Yield the list heads of rpc_clnts: net_generic(net, sunrpc_net_id)->all_clients."""
         memory = self._memory
-        symbol = self._symbols.get("sunrpc_net_id")
-        identifier = memory.u32(symbol) if symbol else None
-        if not identifier:
-            return
-        for net in self._net_namespaces():
-            generic = memory.u64(net, "net.gen")
-            # struct net_generic is an array of pointers, indexed from its beginning.
-            own = memory.u64(generic + 8 * identifier) if generic else None
-            if not own:
-                continue
+        for own in self._of_module("sunrpc_net_id"):
             if memory.knows("sunrpc_net.all_clients"):
                 yield own + memory.offset("sunrpc_net.all_clients")
             elif head := self._search_rpc_clients(own):
                 yield head
-
-    def _net_namespaces(self) -> set[int]:
-        """Return the struct net of every process."""
-        memory = self._memory
-        proxies = {
-            memory.u64(task, "task_struct.nsproxy")
-            for task in (memory.current_task(), *self._tasks.values())
-        }
-        nets = {memory.u64(proxy, "nsproxy.net_ns") for proxy in proxies if proxy}
-        return {net for net in nets if net}
 
     def _search_rpc_clients(self, own: int) -> int | None:
         """Return the list head in a struct sunrpc_net whose first entry is an rpc_clnt.
@@ -425,12 +441,13 @@ def insert(found: Found, maps: Mapping[str, int]) -> int:
     """
     threads = ThreadTable(maps)
     added = [op for op in found.threads.values() if threads.insert(bytes(op))]
-    for task, rpc in found.rpcs.items():
-        try:
-            bpf.update(maps["rpcs"], struct.pack("<Q", task), bytes(rpc), only_new=True)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.E2BIG):
-                raise
+    for name, records in (("rpcs", found.rpcs), ("held", found.packets)):
+        for address, record in records.items():
+            try:
+                bpf.update(maps[name], struct.pack("<Q", address), bytes(record), only_new=True)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.E2BIG):
+                    raise
     return sum(bool(op.at_work) for op in added)
 
 

@@ -14,6 +14,7 @@ EMBEDDED = (
     "wait_queue_head",
     "rpc_message",
     "cache_deferred_req",
+    "nf_hook_state",
 )
 
 
@@ -21,7 +22,7 @@ class FakeMemory(KernelMemory):
     """Kernel memory of 8-byte words, with offsets that number the fields of each struct."""
 
     def __init__(self) -> None:
-        fields = offsets.seed_fields(["server", "client"])
+        fields = (*offsets.seed_fields(["server", "client"]), *offsets.COMMON)
         count: dict[str, itertools.count[int]] = {}
         layout = {"SIZE_nfsd4_op": 0x40, "SIZE_wait_queue_head": 0x60}
         for macro in dict.fromkeys(field.macro for field in fields):

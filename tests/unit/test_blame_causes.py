@@ -428,6 +428,19 @@ class TestUpcall:
         assert analysis.verdict.clear
         assert analysis.causes["upcall"] == us(5)
 
+    def test_a_request_put_off_before_recording_waits_for_it_all_the_while(self):
+        """No thread has it, and how long it is there only the client knows."""
+        asks = ("cache_check", "ip_map_request")
+        stuck = {"xid": 5, "in_flight": True, "begin_known": False}
+        there = served(50, 60, wait(50, 60, asks, in_flight=True), queue=10, **stuck)
+        vfs = call(3, 20, in_flight=True)
+        under = rpc(3, 20, xid=5, parent_id=vfs.op_id, in_flight=True)
+        holders = (Holder(OTHER, "channel", "auth.unix.ip"),)
+        known = {"processes": self.rows, "listeners": (), "holders": holders}
+        analysis = analyse([server([there], **known), client([vfs, under])])
+        assert named(analysis) == [("process", "rpc.mountd", "upcall")]
+        assert analysis.causes["upcall"] == pytest.approx(us(17), abs=us(0.01))
+
 
 def four_seconds_away(rows, *, on_client=(), on_server=(), holders=()):
     """Return captures of an RPC that the server served in a moment."""
@@ -543,6 +556,17 @@ class TestPacketsHeld:
         holders = [Holder(owner, "queue", str(number)) for number, owner in enumerate(owners)]
         captures = four_seconds_away(self.rows, on_server=[packet], holders=holders)
         assert named(analyse(captures)) == found
+
+    def test_one_of_before_recording_lies_there_since_the_rpc_was_sent(self):
+        packet = self.packet(48, 60, CLIENT, in_flight=True, begin_known=False)
+        holders = [Holder(HOG, "queue", "5")]
+        there, here = four_seconds_away(self.rows, on_server=[packet], holders=holders)
+        vfs = call(2, 20, in_flight=True)
+        stuck = rpc(2, 20, xid=7, parent_id=vfs.op_id, in_flight=True)
+        here = replace(here, operations=(*here.operations[2:], vfs, stuck))
+        analysis = analyse([there, here])
+        assert named(analysis) == [("process", "netguardd", "packet-filter")]
+        assert analysis.causes["packet-filter"] == pytest.approx(us(18), abs=us(0.01))
 
     def test_what_is_repeated_meanwhile_is_not_the_networks_doing(self):
         packet = self.packet(50.1, 51.9, CLIENT)

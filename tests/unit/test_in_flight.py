@@ -67,6 +67,14 @@ def test_a_packet_is_in_flight_until_it_is_decided_on(bare: InFlight) -> None:
     assert record.flags == OP_KERNEL | OP_IN_FLIGHT
 
 
+def test_since_when_a_packet_of_before_recording_is_held_nobody_knows(bare: InFlight) -> None:
+    bare._threshold_ns = 10
+    held = HeldRec(op_id=9, since_ns=95, flags=OP_BEGIN_UNKNOWN)
+    bare._held = Records((b"", held))  # type: ignore[assignment]
+    (record,) = map(OpRec.from_buffer_copy, bare.packets(100))
+    assert record.flags == OP_KERNEL | OP_IN_FLIGHT | OP_BEGIN_UNKNOWN
+
+
 class PutOff:
     """Requests that a server has put off."""
 

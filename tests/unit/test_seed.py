@@ -13,9 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_memory import FakeMemory
 
-from tracer import calls, seed
+from tracer import calls, queued_packets, seed
 from tracer.kernel import bpf, tasks
-from tracer.records import NO_STACK, OP_BEGIN_UNKNOWN, SIDE_CLIENT, SIDE_SERVER, OpRec, RpcRec
+from tracer.records import (
+    NO_STACK,
+    OP_BEGIN_UNKNOWN,
+    SIDE_CLIENT,
+    SIDE_SERVER,
+    HeldRec,
+    OpRec,
+    RpcRec,
+)
 
 # fdinfo as Linux 6.1 prints it.
 FILESYSTEM_MARK = (
@@ -463,10 +471,29 @@ def test_hidden_addresses_leave_the_rpcs_out_and_nothing_else(machine: Host) -> 
     assert (set(found.threads), found.rpcs) == ({811}, {})
 
 
+def test_packets_in_the_queues_of_all_network_namespaces(
+    machine: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck_rpc(machine, 811, begun_s=12)
+    symbol = machine.memory.struct()
+    machine.memory.put(symbol, None, 7, 4)
+    with (machine.proc / "kallsyms").open("a") as symbols:
+        symbols.write(f"{symbol:x} b nfnl_queue_net_id\t[nfnetlink_queue]\n")
+
+    def queued(_memory: object, own: int, _now_ns: int) -> list[tuple[int, HeldRec]]:
+        assert own == machine.memory.net_of_sunrpc
+        return [(0x40, HeldRec()), (0x80, HeldRec())]
+
+    monkeypatch.setattr(queued_packets, "queued_packets", queued)
+    packets = machine.look("server").packets
+    assert packets.keys() == {0x40, 0x80}
+    assert 0 < packets[0x40].op_id < packets[0x80].op_id
+
+
 # Into the maps
 
 
-def test_rpcs_that_the_programs_have_seen_since_are_left_alone(
+def test_what_the_programs_have_seen_since_is_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     written: list[tuple[Any, ...]] = []
@@ -479,9 +506,12 @@ def test_rpcs_that_the_programs_have_seen_since_are_left_alone(
         written.append((fd, key, len(value), only_new))
 
     monkeypatch.setattr(bpf, "update", update)
-    found = seed.Found([], {}, {n: RpcRec() for n in (1, 2, 3)})
-    assert seed.insert(found, THREADS | {"rpcs": 11}) == 0
-    assert written == [(11, struct.pack("<Q", 1), len(bytes(RpcRec())), True)]
+    found = seed.Found([], {}, {n: RpcRec() for n in (1, 2, 3)}, {2: HeldRec(), 4: HeldRec()})
+    assert seed.insert(found, THREADS | {"rpcs": 11, "held": 12}) == 0
+    assert written == [
+        (11, struct.pack("<Q", 1), len(bytes(RpcRec())), True),
+        (12, struct.pack("<Q", 4), len(bytes(HeldRec())), True),
+    ]
 
 
 def test_threads_at_work_are_counted_if_the_programs_have_not_seen_them(

@@ -310,10 +310,13 @@ class Remote:
             for op, _ in delays.during(start + offset, end + offset):
                 if not self._concerns(index, op, host, rpc):
                     continue
-                first, last = op.begin_mono_us - offset, op.end_mono_us - offset
+                # A packet found in a queue holds up all that came after it in its connection:
+                # RPCs that were under way when recording began have waited since they were sent.
+                first = op.begin_mono_us - offset if op.begin_known else start
+                last = op.end_mono_us - offset
                 for lower, upper in [(max(a, first), min(b, last)) for a, b in gaps]:
                     if lower < upper:
-                        add(mix, self._ledger.window(index, op, lower + offset, upper + offset))
+                        add(mix, self._delayed(index, op, lower + offset, upper + offset))
                 gaps = [
                     (a, b)
                     for lower, upper in gaps
@@ -322,6 +325,12 @@ class Remote:
                 ]
         left = sum(upper - lower for lower, upper in gaps)
         return filled(mix, sum(mix.values()) + left, rest) if left > 0 else mix
+
+    def _delayed(self, index: int, delay: Operation, start: float, end: float) -> Mix:
+        """Return what a delay's part of a time on the wire went to."""
+        if delay.begin_known:
+            return self._ledger.window(index, delay, start, end)
+        return scaled(self._ledger.bill(index, delay), end - start)
 
     def _concerns(self, index: int, delay: Operation, host: int, rpc: Operation) -> bool:
         """Return whether an RPC of a client's host may have waited for a delay on a host."""

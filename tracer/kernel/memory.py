@@ -71,6 +71,14 @@ class KernelMemory:
             yield node - link
             node = self.u64(node)
 
+    def hlist(self, node: int | None, link: int, most: int) -> Iterator[int]:
+        """Yield the structs of a hlist from this node on, whose links are at offset ``link``."""
+        for _ in range(most):
+            if not node:
+                return
+            yield node - link
+            node = self.u64(node)
+
     def _at(self, field: str | None) -> int:
         return 0 if field is None else self.offset(field)
 

@@ -160,6 +160,13 @@ SEED: Final = (
     _field("wait_queue_head", "head"),
     _field("wait_queue_entry", "entry"),
     _field("wait_queue_entry", "private"),
+    _field("task_struct", "nsproxy"),
+    _field("nsproxy", "net_ns"),
+    _field("net", "gen"),
+    _field("nfnl_queue_net", "instance_table"),
+    _field("nfqnl_instance", "hlist"),
+    _field("nfqnl_instance", "queue_list"),
+    _field("nf_queue_entry", "list"),
 )
 
 SEED_SERVER: Final = (
@@ -193,9 +200,6 @@ SEED_SERVER: Final = (
 
 SEED_CLIENT: Final = (
     _field("task_struct", "mm"),
-    _field("task_struct", "nsproxy"),
-    _field("nsproxy", "net_ns"),
-    _field("net", "gen"),
     _field("sunrpc_net", "all_clients"),
     _field("rpc_clnt", "cl_clients"),
     _field("rpc_clnt", "cl_parent"),
