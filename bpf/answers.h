@@ -126,6 +126,16 @@ static __always_inline void note_answer(void *ctx, u64 task, struct op_rec *woke
 	note_current(&op->proc);
 }
 
+/* The current thread, in an operation, asks whom it wakes from here on, until it sleeps. */
+static __always_inline void note_asks(void)
+{
+	u32 number = bpf_get_smp_processor_id();
+	struct cpu_rec *cpu = cpus.lookup(&number);
+
+	if (cpu)
+		cpu->hops = 1;
+}
+
 /* The current thread wakes one that is in no operation: it may ask it for something. */
 static __always_inline void note_request(void *ctx, u64 asked)
 {
@@ -133,6 +143,7 @@ static __always_inline void note_request(void *ctx, u64 asked)
 	u32 tgid = load_u32(asked, OFF_task_struct__tgid);
 	struct cpu_rec *cpu = cpus.lookup(&number);
 	struct op_rec *op;
+	u64 now;
 	u8 hops;
 
 	if (!cpu || !cpu->hops || is_kthread(asked) || own.lookup(&tgid))
@@ -143,8 +154,12 @@ static __always_inline void note_request(void *ctx, u64 asked)
 	op = watched_op(tid, asked);
 	if (!op)
 		return;
-	answer_begin(op, bpf_ktime_get_ns());
+	now = bpf_ktime_get_ns();
+	answer_begin(op, now);
 	op->watched = hops;
+	/* What keeps it from running now is a part of the answer. */
+	op->waking_ns = now;
+	op_queued(op, asked, now);
 }
 
 /*

@@ -21,6 +21,10 @@ int fsnotify_insert_event_enter(unsigned long long *ctx)
 	op->event = event;
 	op->read_ns = 0;
 	events.update(&event, &op->tid);
+#ifdef OFF_fanotify_event__mask
+	if (read_u32(event + OFF_fanotify_event__mask) & FAN_PERMISSION_EVENTS)
+		note_asks();
+#endif
 	return 0;
 }
 

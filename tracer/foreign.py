@@ -6,18 +6,17 @@ any, what threads of operations do on a CPU is sampled; without it that costs no
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from tracer.kernel import bpf
+from tracer.kernel.on_demand import OnDemand
 from tracer.owners import Owner
 from tracer.procfs.held_open import Texts
 from tracer.procfs.modules import out_of_tree
 
 PROGRAM: Final = "on_hrtimer_expire_entry"
-_EVENT: Final = "hrtimer_expire_entry"
 _ADDRESS_BITS: Final = 64
 # systemd loads some of these on every host. They are run for processes of a cgroup, and not
 # where NFS's threads pass.
@@ -54,11 +53,10 @@ def prefixes(begin: int, end: int) -> Iterator[tuple[int, int]]:
 class ForeignCode:
     """Foreign code of this host, as it comes and goes."""
 
-    def __init__(self, trie_fd: int, program_fd: int | None, own: Iterable[int]) -> None:
+    def __init__(self, trie_fd: int, sampling: OnDemand, own: Iterable[int]) -> None:
         """Take the trie to fill, the program that samples, and the ids of our programs."""
         self._trie = trie_fd
-        self._program = program_fd
-        self._link: int | None = None
+        self._sampling = sampling
         self._own = frozenset(own)
         self._texts = Texts(("/proc/modules", "/proc/filesystems"))
         self._read: tuple[bytes, ...] = ()
@@ -75,22 +73,15 @@ class ForeignCode:
         What cannot be told for want of rights or room is in ``notes``.
         """
         found = {**self._new_modules(), **self._new_programs()}
-        self._sample(bool(self._modules or self._programs))
+        if self._modules or self._programs:
+            self._sampling.attach()
+        else:
+            self._sampling.detach()
         return found
 
     def close(self) -> None:
         """Sample no more."""
-        self._sample(False)
-
-    def _sample(self, wanted: bool) -> None:
-        if wanted and self._link is None and self._program is not None:
-            try:
-                self._link = bpf.attach_raw_tracepoint(self._program, _EVENT)
-            except OSError:  # the plan's own attempt has told why
-                self._program = None
-        elif not wanted and self._link is not None:
-            os.close(self._link)
-            self._link = None
+        self._sampling.detach()
 
     def _new_modules(self) -> dict[int, Owner]:
         texts = self._texts.read()

@@ -26,6 +26,7 @@ from tracer.errors import Exit, NfsblameError
 from tracer.foreign import ForeignCode
 from tracer.kernel import bpf
 from tracer.kernel.memory import KernelMemory
+from tracer.kernel.on_demand import OnDemand
 from tracer.losses import MISSED_CALL, MISSED_EVENT
 from tracer.outbox import Interval, Outbox
 from tracer.procfs import changes
@@ -85,7 +86,8 @@ class Recorder:
         self._links: list[int] = []
         # Of the links, by the loss that it is when one is not run.
         self._programs: dict[str, list[int]] = {MISSED_EVENT: [], MISSED_CALL: []}
-        self._for_stuck: int | None = None  # link of what ends calls that began before us
+        # What ends calls that began before us.
+        self._for_stuck = OnDemand(())
         self._probes: list[dict[str, Any]] = []
         self._own_pids: list[int] = []
 
@@ -103,6 +105,7 @@ class Recorder:
                 "ended by a signal before recording began; nothing was written", Exit.INCOMPLETE
             )
         loaded = compiling.result()
+        self._for_stuck = _on_demand(loaded, "on_sys_exit")
         for described in loaded.missing:
             self._note_probe(described, described["reason"])
         memory = self._memory(loaded)
@@ -229,23 +232,12 @@ class Recorder:
             return
         collector.begin_with(seed.insert(found, loaded.maps))
         if any(op.active for op in found.threads.values()):
-            self._attach_for_stuck(loaded)
+            # Every call of the host pays for it.
+            self._for_stuck.attach()
         if found.marks:
             collector.add_fact(wire.MARKS, found.marks)
         if found.asked:
             collector.add_fact(wire.ASKED, found.asked)
-
-    def _attach_for_stuck(self, loaded: Loaded) -> None:
-        """Attach what ends calls that began before us; every call of the host pays for it."""
-        program = _program(loaded, "on_sys_exit")
-        if program is not None:
-            self._for_stuck = bpf.attach_raw_tracepoint(program, "sys_exit")
-
-    def _detach_for_stuck(self) -> None:
-        """Detach it again."""
-        if self._for_stuck is not None:
-            os.close(self._for_stuck)
-            self._for_stuck = None
 
     # Run
 
@@ -277,7 +269,7 @@ class Recorder:
                 interval = collector.drain()
                 outbox.put(interval)
                 if not collector.stuck_before:
-                    self._detach_for_stuck()
+                    self._for_stuck.detach()
                 self._status(interval, now - self._began)
                 # A late drain does not make the next ones come in a burst.
                 due = max(due + settings.interval_s, now)
@@ -292,7 +284,7 @@ class Recorder:
 
     def _end(self, collector: Collector, outbox: Outbox, writer: Writer, reason: str) -> Ended:
         last = collector.drain()
-        self._detach_for_stuck()
+        self._for_stuck.detach()
         collector.stop()
         for link in self._links:
             os.close(link)
@@ -316,9 +308,10 @@ def _is_exit(program: str) -> bool:
     return program.endswith("_exit")
 
 
-def _program(loaded: Loaded, name: str) -> int | None:
-    """Return the fd of a program, None if it could not be loaded."""
-    return next((fd for described, fd in loaded.programs if described["program"] == name), None)
+def _on_demand(loaded: Loaded, *names: str) -> OnDemand:
+    """Return programs to be attached when they are needed; none, if one could not be loaded."""
+    found = [(fd, one["target"]) for one, fd in loaded.programs if one["program"] in names]
+    return OnDemand(found if len(found) == len(names) else ())
 
 
 def _required(loaded: Loaded, kind: str) -> int:
@@ -328,12 +321,11 @@ def _required(loaded: Loaded, kind: str) -> int:
 
 def _foreign(loaded: Loaded) -> ForeignCode:
     own = [bpf.program_id(fd) for _, fd in loaded.programs]
-    return ForeignCode(loaded.maps["foreign"], _program(loaded, foreign.PROGRAM), own)
+    return ForeignCode(loaded.maps["foreign"], _on_demand(loaded, foreign.PROGRAM), own)
 
 
 def _shortage(loaded: Loaded) -> Shortage:
-    programs = {name: _program(loaded, name) for name in shortage.PROGRAMS}
-    return Shortage(loaded.maps["shortage"], programs)
+    return Shortage(loaded.maps["shortage"], _on_demand(loaded, *shortage.PROGRAMS))
 
 
 def _signal_wakeup() -> int:

@@ -29,13 +29,15 @@ def test_processors_are_all_that_may_ever_come_up(monkeypatch: pytest.MonkeyPatc
 RUNNING = """
 import fcntl, os, sys
 from tracer import collector, recorder
+from tracer.deferred import SYMBOLS
 from tracer.foreign import ForeignCode
 from tracer.kernel import bpf, offsets
 from tracer.kernel.memory import KernelMemory
+from tracer.kernel.on_demand import OnDemand
 from tracer.outbox import Outbox
 from tracer.record_offsets import At
 from tracer.records import *
-from tracer.shortage import PROGRAMS, Shortage
+from tracer.shortage import Shortage
 
 class Batch:
     def __init__(self, fd, *_sizes): self.fd = fd
@@ -63,7 +65,7 @@ bpf.attach_raw_tracepoint = lambda *_: os.dup(0)
 pairs = "latency waits counts uses".split()
 pairs = [f"{name}{half}" for name in pairs for half in ("", 0, 1)]
 others = "threads ops places spare rpcs listeners held frozen ring lost procs stacks more_stacks"
-others += " exported exported_bits foreign crew crew_size shortage"
+others += " exported exported_bits foreign crew crew_size shortage deferred deferrals"
 names = [*pairs, *others.split()]
 maps = {name: number for number, name in enumerate(names)}
 def content(number):
@@ -82,9 +84,10 @@ def content(number):
     }
 CONTENT = content(1)
 layout = {field.macro: 0 for field in offsets.seed_fields(["server", "client"])}
-code = ForeignCode(maps["foreign"], 0, [4])
-short = Shortage(maps["shortage"], dict.fromkeys(PROGRAMS, 0))
-draining = collector.Collector(maps, KernelMemory(0, 0, layout), 0, {}, code, short, 1, 4096, {})
+code = ForeignCode(maps["foreign"], OnDemand([(0, "event")]), [4])
+short = Shortage(maps["shortage"], OnDemand([(0, "event")]))
+at = dict.fromkeys(SYMBOLS, 0)
+draining = collector.Collector(maps, KernelMemory(0, 0, layout), 0, {}, code, short, 1, 4096, at)
 log, kernel = os.pipe2(os.O_NONBLOCK | os.O_DIRECT)
 draining._kernel_log._fd = log
 theirs, ours = os.pipe()

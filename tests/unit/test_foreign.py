@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from tracer import foreign
 from tracer.foreign import ForeignCode, prefixes
+from tracer.kernel import bpf
 from tracer.kernel.bpf import ProgramCode
+from tracer.kernel.on_demand import OnDemand
 from tracer.owners import Owner
 
 FILTER = ProgramCode(26, "filter", ((0x1000, 0x100), (0x2000, 0x40)))
@@ -66,13 +68,13 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     monkeypatch.setattr(foreign.bpf, "program_exists", lambda one: one in made.programs)
     monkeypatch.setattr(foreign.bpf, "update", made.update)
     monkeypatch.setattr(foreign.bpf, "delete", lambda _fd, key: made.trie.pop(key, None))
-    monkeypatch.setattr(foreign.bpf, "attach_raw_tracepoint", made.attach)
+    monkeypatch.setattr(bpf, "attach_raw_tracepoint", made.attach)
     return made
 
 
 @pytest.fixture
 def code(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> ForeignCode:
-    made = ForeignCode(5, 9, own=[1])
+    made = ForeignCode(5, OnDemand([(9, "hrtimer_expire_entry")]), own=[1])
     monkeypatch.setattr(made, "_texts", kernel)
     return made
 

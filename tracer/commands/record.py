@@ -29,7 +29,7 @@ else:  # generic since click 8.2 only
 
 _SIZE: Final = re.compile(r"(\d{1,15}(?:\.\d+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 _LOCK: Final = Path("/run/nfsblame.lock")
-_BRIEF_TIMEOUT_S: Final = 60.0
+_BRIEF_TIMEOUT_S: Final = 40.0
 
 
 class Duration(_IntParam):
@@ -260,4 +260,8 @@ def _print_brief(output: Path) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        click.echo("nfsblame: the capture could not be read in time", err=True)
+        click.echo(
+            f"nfsblame: too much was recorded to be judged here within {_BRIEF_TIMEOUT_S:.0f} s; "
+            "the report takes longer, on any machine",
+            err=True,
+        )

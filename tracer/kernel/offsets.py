@@ -57,6 +57,7 @@ COMMON: Final = (
     _field("vm_fault", "vma"),
     _field("address_space", "host"),
     _field("readahead_control", "mapping"),
+    _field("fanotify_event", "mask"),
     _field("nf_queue_entry", "skb"),
     _field("nf_queue_entry", "state"),
     _field("nf_hook_state", "hook"),
@@ -284,6 +285,8 @@ _DISPENSABLE: Final = frozenset(
         "svc_fh",
         # Kernels without CPU quotas.
         "cfs_rq",
+        # Without fanotify.
+        "fanotify_event",
         # And without netfilter.
         "nf_queue_entry",
         "nf_hook_state",
