@@ -84,6 +84,7 @@ static __always_inline void op_begin(struct op_rec *op, u8 side, u64 begin_ns)
 	op->name[0][0] = 0;
 	op->status = 0;
 	op->nfs_status = 0;
+	op->rtt_us = 0;
 	op->flags = 0;
 	/* What the thread waited for to take it up belongs to it. */
 	if (!op->early)

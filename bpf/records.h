@@ -153,6 +153,8 @@ struct op_rec {
 	u32 waker_tid;
 	u16 counted;	/* in `watching` */
 	u16 at_work;	/* in `crew` */
+	u32 rtt_us;	/* server: TCP's round trip time of its connection; 0 = unknown */
+	u32 pad;
 	u8 peer[16];	/* IPv6, or IPv4 mapped; zero = unknown */
 	u8 side;
 	u8 active;

@@ -468,9 +468,19 @@ int on_svc_defer(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* In eighths of a microsecond, smoothed; of TCP alone, of whose requests the arrival is known. */
+static __always_inline void note_rtt(struct op_rec *op)
+{
+	struct xprt_rec *rec = op->arrival_ns ? xprts.lookup(&op->xprt) : NULL;
+
+	if (rec)
+		op->rtt_us = read_u32(rec->socket + OFF_tcp_sock__srtt_us) >> 3;
+}
+
 int on_svc_send(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 now = bpf_ktime_get_ns(), wall_ns;
+	bool sent;
 	struct latency_key key = {};
 	struct op_rec *op = current_op();
 
@@ -484,7 +494,10 @@ int on_svc_send(struct bpf_raw_tracepoint_args *ctx)
 	key.dev = op->dev;
 	__builtin_memcpy(key.peer, op->peer, sizeof(key.peer));
 	add_latency(&key, wall_ns);
-	op_end(op, now, wall_ns >= cut_ns() || is_paired(SIDE_SERVER, op->xid, now));
+	sent = wall_ns >= cut_ns() || is_paired(SIDE_SERVER, op->xid, now);
+	if (sent)
+		note_rtt(op);
+	op_end(op, now, sent);
 	op->begin_ns = 0;
 	return 0;
 }

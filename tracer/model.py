@@ -111,6 +111,7 @@ class Operation:
     status_before: int | None = None
     nfs_status: int | None = None
     dropped: bool | None = None
+    rtt_us: int | None = None
     file: str | None = None
     inode: int | None = None
     call: str | None = None

@@ -44,6 +44,7 @@ LEAST_CUT_NS: Final = 1_000_000
 _LOOKS: Final = 4
 # How long a writer that still answers may take to seal; one that hangs is left.
 _SEAL_S: Final = 10.0
+_FIRST_NICE: Final = -20
 _MCL_CURRENT: Final = 1
 _MCL_FUTURE: Final = 2
 
@@ -132,6 +133,8 @@ class Recorder:
         outbox.put_frame(wire.HELLO, json.dumps(self._hello()).encode())
         outbox.put(first)
         _lock_memory()
+        # What takes so little may come first: the host may be short of CPUs.
+        _set_nice(0, _FIRST_NICE)
         if settings.ready_file is not None:
             settings.ready_file.touch()
         reason = self._loop(collector, outbox, wake)
@@ -283,6 +286,8 @@ class Recorder:
     # End
 
     def _end(self, collector: Collector, outbox: Outbox, writer: Writer, reason: str) -> Ended:
+        # From here on it is waited for.
+        _set_nice(writer.process.pid, _FIRST_NICE)
         last = collector.drain()
         self._for_stuck.detach()
         collector.stop()
@@ -301,6 +306,7 @@ class Recorder:
         status = None
         with suppress(subprocess.TimeoutExpired):
             status = writer.process.wait(max(0.1, deadline - time.monotonic()))
+        _set_nice(0, 0)
         return Ended(reason, status == 0 and not left, status, outbox.merged_intervals)
 
 
@@ -337,6 +343,12 @@ def _signal_wakeup() -> int:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
     return ours
+
+
+def _set_nice(pid: int, nice: int) -> None:
+    """Set a process's nice value; pid 0 is ourselves."""
+    with suppress(OSError):  # a container may not let us, or it has ended
+        os.setpriority(os.PRIO_PROCESS, pid, nice)
 
 
 def _lock_memory() -> None:

@@ -182,6 +182,8 @@ class OpRec(ctypes.Structure):
         ("waker_tid", _u32),
         ("counted", _u16),
         ("at_work", _u16),
+        ("rtt_us", _u32),
+        ("pad", _u32),
         ("peer", _u8 * 16),
         ("side", _u8),
         ("active", _u8),

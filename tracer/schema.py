@@ -137,6 +137,12 @@ OPERATIONS = Table(
         ),
         _n("dropped", "bool", "server: the request got no reply", "false"),
         _n(
+            "rtt_us",
+            "int64",
+            "server: round trip time of its connection when it ended, as TCP has it, smoothed",
+            "310",
+        ),
+        _n(
             "status_before",
             "int64",
             "client rpc: of the try before, if the reply had it sent again; then slot_us holds the "

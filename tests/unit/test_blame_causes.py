@@ -9,12 +9,15 @@ import pytest
 from blame_cases import (
     CLIENT,
     IO_WAIT,
+    QAXSAFED,
     REDIS,
     SCHEDULE,
     SERVER,
     START,
     call,
     client,
+    held,
+    listener,
     named,
     processes,
     quiet_samples,
@@ -453,6 +456,40 @@ def four_seconds_away(rows, *, on_client=(), on_server=(), holders=()):
         server([there, tock, *on_server], processes=rows, listeners=(), holders=holders),
         client([vfs, under, tick, *on_client], processes=rows),
     ]
+
+
+class TestUnanswered:
+    """An RPC hangs that was sent before recording, and the server has not got it."""
+
+    def analysis(self, **of_server):
+        late = served(60, 60.2, xid=8)
+        there, here = four_seconds_away({}, on_server=[late, *of_server.pop("ops", ())])
+        vfs = call(2, 20, in_flight=True, begin_known=False)
+        stuck = rpc(2, 20, xid=7, parent_id=vfs.op_id, in_flight=True)
+        here = replace(here, operations=(*here.operations[2:], vfs, stuck))
+        return analyse([replace(there, **of_server), here])
+
+    def test_it_is_the_networks(self):
+        analysis = self.analysis()
+        assert named(analysis) == [("host", SERVER, "network")]
+        assert analysis.causes["network"] == pytest.approx(us(18), abs=us(0.01))
+        line = "1 RPC got no reply and never came to the server"
+        assert line in analysis.verdict.culprits[0].evidence
+
+    @pytest.mark.parametrize("look", ["look_back", "type_cache_deferred_req"])
+    def test_not_if_the_server_cannot_show_what_it_had_before(self, look):
+        lacking = Probe(look, "", False, None, None, None)
+        analysis = self.analysis(probes=(lacking,))
+        assert named(analysis) == []
+        assert analysis.causes["unknown"] == pytest.approx(us(18), abs=us(0.01))
+
+    def test_not_if_the_server_lost_operations(self):
+        assert named(self.analysis(losses={"ring_full": 1})) == []
+
+    def test_not_if_all_of_its_threads_are_held(self):
+        ops = [served(49, 60.2, held(49, 60.2, in_flight=True), in_flight=True) for _ in range(8)]
+        analysis = self.analysis(ops=ops, processes=processes(QAXSAFED), listeners=(listener(),))
+        assert ("host", SERVER, "network") not in named(analysis)
 
 
 class TestKernelThreadsWithoutCpu:

@@ -15,8 +15,9 @@ from tracer.model import Count, Event, HostCapture, LatencyRow, Sample
 THRESHOLD_US = 100_000
 
 
-def is_at_fault(*captures: HostCapture) -> bool:
-    return network.is_at_fault(captures, Join(captures), THRESHOLD_US)
+def is_at_fault(*captures: HostCapture, behind: float = 0) -> bool:
+    """``behind``: for how many seconds each RPC was behind others' data."""
+    return network.is_at_fault(captures, Join(captures), THRESHOLD_US, lambda *_: us(behind))
 
 
 def rpcs(*walls_us: int) -> LatencyRow:
@@ -79,6 +80,20 @@ def test_a_network_is_at_fault_where_every_other_rpc_is_slow(
     ]
     here = client(recorded, latency=[rpcs(*map(us, walls))])
     assert is_at_fault(here) == named
+    assert not is_at_fault(here, behind=0.29)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "lossy"),
+    [
+        ({}, False),
+        ({"counts": [Count("client", "timeout", None, None, "10.9.0.1", 1)]}, True),
+        ({"samples": repeated(0, 1) + sent(90, 110)}, False),
+        ({"samples": repeated(0, 3) + sent(90, 110)}, True),
+    ],
+)
+def test_a_network_is_lossy_where_much_is_repeated(recorded: dict[str, Any], lossy: bool) -> None:
+    assert network.is_lossy([server(), client(**recorded)]) == lossy
 
 
 @pytest.mark.parametrize(("at_server", "named"), [(0.05, True), (0.28, False)])

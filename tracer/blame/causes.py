@@ -168,11 +168,14 @@ ABOUT: Final[Mapping[str, About]] = {
         "raise the number of nfsd threads (/proc/fs/nfsd/threads, nfs.conf: [nfsd] threads=)",
     ),
     "slot": About(
-        "waits on the client for a free session slot or transport slot",
+        "waits on the client for a free session slot or transport slot, or behind data of others "
+        "on the connection",
         "RPC submitted and no slot assigned; charged through to what those wait for that have one, "
         "or to the process that has most of the slots, by its own RPCs and what it wrote that the "
-        "kernel writes back",
-        "the slots of RPCs too fast to be recorded one by one",
+        "kernel writes back; with both ends recorded, a request that was sent after WRITEs which "
+        "arrive before it, or a reply after READs, beyond a round trip of TCP's",
+        "the slots of RPCs too fast to be recorded one by one; data of other clients in a network "
+        "that they share",
         "see which process keeps many requests under way on the same mount",
     ),
     "network": About(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Final
 
 from tracer.blame.causes import OF_STORAGE
@@ -74,7 +75,7 @@ def figures(suspect: str, ledger: Ledger) -> list[str]:
         seen = [line for capture in captures for line in _network(capture)]
         if seen and rpcs:
             seen.append(f"{repeated} of {len(rpcs)} slow RPCs sent more than once")
-        return seen
+        return [*seen, *_unanswered(ledger)]
     if suspect == "nfsd threads":
         return [
             line
@@ -101,6 +102,16 @@ def _flat(values: Mapping[str | None, Sequence[float]]) -> list[float]:
     return [value for series in values.values() for value in series]
 
 
+def _unanswered(ledger: Ledger) -> Iterator[str]:
+    count = sum(
+        ledger.remote.is_unanswered(index, rpc)
+        for index, host in enumerate(ledger.hosts)
+        for rpc in host.rpcs
+    )
+    if count:
+        yield f"{count} RPC{'' if count == 1 else 's'} got no reply and never came to the server"
+
+
 def _network(capture: HostCapture) -> Iterator[str]:
     retrans = _flat(_values(capture, "tcp", "retrans_segs_per_s"))
     if not retrans:
@@ -115,6 +126,10 @@ def _network(capture: HostCapture) -> Iterator[str]:
     if rates:
         rate, name, word = max(rates, key=lambda one: one[0])
         line += f", {name} {word} at most {human_bytes(rate)}/s"
+    trips = [op.rtt_us for op in capture.operations if op.rtt_us is not None]
+    if trips:
+        line += f", round trip to clients {human_us(round(median(trips)))}"
+        line += f", at most {human_us(max(trips))}"
     yield line
 
 

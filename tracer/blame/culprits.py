@@ -95,10 +95,14 @@ class Suspects:
         """Return whether a culprit is the process of an operation, or another of its program."""
         if op.process is None or culprit is None or culprit.process is None:
             return False
-        if op.process == culprit.process:
+        return self.are_one_program(op.process, culprit.process)
+
+    def are_one_program(self, one: ProcessKey, other: ProcessKey) -> bool:
+        """Return whether two processes are one, or two of one program."""
+        if one == other:
             return True
-        own, other = map(self._capture.processes.get, (op.process, culprit.process))
-        return own is not None and other is not None and identity(own) == identity(other)
+        here, there = map(self._capture.processes.get, (one, other))
+        return here is not None and there is not None and identity(here) == identity(there)
 
     def _find(self, wait: Wait, side: Side) -> Finding:
         if wait.kind == "runnable":

@@ -22,6 +22,8 @@ from tracer.model import Event, HostCapture, Operation, ProcessKey
 
 # What the kernel logs when nfsd is started, see nfs4_state_start_net().
 _STARTS: Final = "NFSD: starting "
+# What finds operations of before recording, see tracer.seed and tracer.deferred.
+_LOOKS: Final = frozenset({"look_back", "type_cache_deferred_req"})
 _WRITEBACK: Final = frozenset({"WRITE", "COMMIT"})
 # An RPC that ends later than this after its call was not waited for by it.
 _OUTLIVES_US: Final = 1000
@@ -142,6 +144,11 @@ class Host:
     def may_lack_operations(self) -> bool:
         """Return whether operations were lost: then one that is not there proves nothing."""
         return any(self.capture.losses.get(reason) for reason in OF_OPERATIONS)
+
+    @property
+    def shows_all_in_flight(self) -> bool:
+        """Return whether what a server had in hand when recording began is among its operations."""
+        return not any(one.probe in _LOOKS and not one.attached for one in self.capture.probes)
 
     @cached_property
     def _leftovers(self) -> dict[ProcessKey | None, RpcPath]:

@@ -47,7 +47,7 @@ from tracer.blame.intervals import (
     wall_us,
 )
 from tracer.blame.join import Join
-from tracer.blame.network import is_at_fault
+from tracer.blame.network import is_at_fault, is_lossy
 from tracer.blame.occupancy import FastWaits, Occupancy
 from tracer.blame.paths import RpcPath
 from tracer.blame.remote import Remote, in_grace
@@ -90,7 +90,16 @@ class Ledger:
         """Whether something shows in the network itself, beside time left over."""
         captures = [host.capture for host in self.hosts]
         threshold_us = min((one.threshold_us for one in captures), default=0)
-        return is_at_fault(captures, self.join, threshold_us)
+        return is_at_fault(captures, self.join, threshold_us, self.remote.behind_us) or any(
+            self.remote.is_unanswered(index, rpc)
+            for index, host in enumerate(self.hosts)
+            for rpc in host.rpcs
+        )
+
+    @cached_property
+    def network_is_lossy(self) -> bool:
+        """Whether what goes over the network is lost and has to be repeated."""
+        return is_lossy([host.capture for host in self.hosts])
 
     def bill(self, host: int, op: Operation) -> Bill:
         """Return what the operation's wall time is charged to; the sum is the wall time."""

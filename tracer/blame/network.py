@@ -6,7 +6,7 @@ busy, or emulated, some of it always is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from tracer.blame.hosts import nfsd_restarted
@@ -21,18 +21,38 @@ _PACKET: Final = "packet"
 # A segment now and then is repeated on any network, and one in thousands of a bulk transfer.
 _REPEATED_PER_S: Final = 0.2
 _REPEATED_SHARE: Final = 0.001
+# On a busy or emulated host acknowledgements come late, and a segment is repeated for nothing.
+_LOSSY_SHARE: Final = 0.01
 
 
-def is_at_fault(captures: Sequence[HostCapture], join: Join, threshold_us: int) -> bool:
+def is_at_fault(
+    captures: Sequence[HostCapture],
+    join: Join,
+    threshold_us: int,
+    behind_us: Callable[[int, Operation], float],
+) -> bool:
     """Return whether RPCs or TCP segments were repeated, or every other RPC was long on its way.
+
+    ``behind_us``: how long a client's RPC was behind others' data; that is a load, not a fault.
 
     Not where a process held packets back, or a server's threads were stopped: they are
     repeated for that.
     """
     return not _explained(captures) and (
-        any(row.kind in _BROKEN and row.side == "client" for one in captures for row in one.counts)
-        or any(map(_repeats_segments, captures))
-        or _is_mostly_slow(captures, join, threshold_us / 2)
+        _is_broken(captures)
+        or any(_repeats(one, _REPEATED_SHARE) for one in captures)
+        or _is_mostly_slow(captures, join, threshold_us / 2, behind_us)
+    )
+
+
+def is_lossy(captures: Sequence[HostCapture]) -> bool:
+    """Return whether so much had to be repeated that all on its way is late for that alone."""
+    return _is_broken(captures) or any(_repeats(one, _LOSSY_SHARE) for one in captures)
+
+
+def _is_broken(captures: Sequence[HostCapture]) -> bool:
+    return any(
+        row.kind in _BROKEN and row.side == "client" for one in captures for row in one.counts
     )
 
 
@@ -41,11 +61,12 @@ def _explained(captures: Sequence[HostCapture]) -> bool:
     return packets or any(map(nfsd_restarted, captures))
 
 
-def _repeats_segments(capture: HostCapture) -> bool:
+def _repeats(capture: HostCapture, share: float) -> bool:
+    """Return whether a host repeats TCP segments, this part of all or more."""
     repeated, sent = (
         _average(capture, metric) for metric in ("retrans_segs_per_s", "out_segs_per_s")
     )
-    return repeated >= max(_REPEATED_PER_S, sent * _REPEATED_SHARE)
+    return repeated >= max(_REPEATED_PER_S, sent * share)
 
 
 def _average(capture: HostCapture, metric: str) -> float:
@@ -53,7 +74,12 @@ def _average(capture: HostCapture, metric: str) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _is_mostly_slow(captures: Sequence[HostCapture], join: Join, least_us: float) -> bool:
+def _is_mostly_slow(
+    captures: Sequence[HostCapture],
+    join: Join,
+    least_us: float,
+    behind_us: Callable[[int, Operation], float],
+) -> bool:
     """Return whether every other RPC took this long, without its slot and the server's part.
 
     Those that did stand among the operations one by one.
@@ -61,7 +87,11 @@ def _is_mostly_slow(captures: Sequence[HostCapture], join: Join, least_us: float
     slow = count = 0
     for index, capture in enumerate(captures):
         rpcs = (op for op in capture.operations if op.side == "client" and op.layer == "rpc")
-        slow += sum(_on_its_way_us(index, op, join) >= least_us for op in rpcs if not op.in_flight)
+        slow += sum(
+            _on_its_way_us(index, op, join) - behind_us(index, op) >= least_us
+            for op in rpcs
+            if not op.in_flight
+        )
         for row in capture.latency:
             if row.side == "client" and row.layer == "rpc":
                 count += sum(row.counts.values())

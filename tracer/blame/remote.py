@@ -21,9 +21,10 @@ from tracer.blame.charge import (
     scaled,
     through,
 )
+from tracer.blame.connection import Ahead, Connection
 from tracer.blame.intervals import Span, wall_us
 from tracer.blame.join import Located
-from tracer.blame.paths import Leg, Phase, RpcPath, phases, walk_levels
+from tracer.blame.paths import Leg, Phase, RpcPath, phases, remote_window, walk_levels
 from tracer.blame.signatures import bare
 from tracer.blame.slots import Held, Sums
 from tracer.model import Operation, ProcessKey
@@ -41,6 +42,9 @@ _LONGEST_PAUSE_US: Final = 15_000_000
 # How long after a server was started anew its clients may still try to connect: their first
 # pause before that is 3 s, XS_TCP_INIT_REEST_TO.
 _RECONNECT_US: Final = 5_000_000
+
+# No reply in that time, from a server that has not got the request, is none on its way.
+_LONG_US: Final = 5_000_000
 
 # Who has this part of the slots is whom those wait for who have none.
 _MOST: Final = 0.5
@@ -72,6 +76,7 @@ class Remote:
         self._used: defaultdict[int, set[int]] = defaultdict(set)
         self._held: dict[tuple[int, int], list[_Taken]] = {}
         self._sums: dict[tuple[int, str | None], Sums[_Holder]] = {}
+        self._connections: dict[tuple[int, str | None], Connection] = {}
 
     def waited_for(self, calls: Iterable[Operation]) -> set[int]:
         """Return the ``id()`` of each RPC that one of these calls, already billed, waited for."""
@@ -84,6 +89,10 @@ class Remote:
         if any(bare(frame) in _WRITEBACK_FRAMES for frame in span.wait.stack):
             levels.append(view.writeback(op.mount))
         return self.walk(host, op, span, levels)
+
+    def behind_us(self, host: int, rpc: Operation) -> float:
+        """Return how long an RPC was behind the data of others on its way."""
+        return self._connection(host, rpc.peer).behind_us(rpc)
 
     def walk(self, host: int, op: Operation, span: Span, levels: Sequence[RpcPath]) -> Mix:
         """Return what a wait went to, given RPCs in order of how surely they were its own."""
@@ -112,7 +121,24 @@ class Remote:
         return filled(busy, duration, UNKNOWN)
 
     def rpc_mix(self, host: int, rpc: Operation, start: int, end: int) -> Mix:
-        """Return what ``start``..``end`` of a client's RPC went to, phase by phase."""
+        """Return what ``start``..``end`` of a client's RPC went to, phase by phase.
+
+        Nobody is to blame for what his own program's requests do to him.
+        """
+        mix = self._any_mix(host, rpc, start, end)
+        whose = rpc.process or rpc.writer
+        suspects = self._ledger.hosts[host].suspects
+        for charge in list(mix):
+            who = charge.culprit.process if charge.culprit else None
+            if charge.cause != "slot" or who is None:
+                continue
+            if whose is None or suspects.are_one_program(whose, who):
+                nobody = SLOT if charge.chain[0] == SLOT_LINK else self._network(host, rpc)
+                add(mix, {nobody: mix.pop(charge)})
+        return mix
+
+    def _any_mix(self, host: int, rpc: Operation, start: int, end: int) -> Mix:
+        """Return the same, with who was in the way even if that is who waited."""
         mix: Mix = {}
         for phase in phases(rpc):
             lower, upper = max(start, phase.start), min(end, phase.end)
@@ -170,7 +196,7 @@ class Remote:
         if known is not None and not held.for_longer:
             return known
         who = held.rpc.process or held.rpc.writer
-        mix = self.rpc_mix(host, held.rpc, held.start, held.end)
+        mix = self._any_mix(host, held.rpc, held.start, held.end)
         taken = [((who, charge), us) for charge, us in mix.items()]
         if not held.for_longer:
             self._held[host, id(held.rpc)] = taken
@@ -200,11 +226,11 @@ class Remote:
         if server is None:
             return {self._network(host, rpc): end - start}
         # A server whose threads are all held reads no socket: the sender waits for that.
-        return filled(
-            self._busy_mix(host, server, start, end, in_flight=False),
-            end - start,
-            self._network(host, rpc),
-        )
+        busy = self._busy_mix(host, server, start, end, in_flight=False)
+        rest = self._network(host, rpc)
+        mix = filled(busy, end - start, rest)
+        ahead = self._connection(host, rpc.peer).into_socket.ahead(end, start, end)
+        return self._behind(host, mix, rest, ahead)
 
     def _remote_mix(self, host: int, rpc: Operation, phase: Phase, start: int, end: int) -> Mix:
         located = self._ledger.join.server_operation(host, rpc)
@@ -218,7 +244,9 @@ class Remote:
         if sum(busy.values()) > 0:
             return filled(busy, end - start, self._unseen_at(host, server, rpc, start, end))
         rest = self._unseen_at(host, server, rpc, start, end)
-        return self._delay_mix(host, rpc, server, start, end, rest)
+        delays = self._delay_mix(host, rpc, server, start, end, rest)
+        ahead = self._connection(host, rpc.peer).requests(phase.start, start, end)
+        return self._behind(host, delays, rest, ahead)
 
     def _joined_mix(
         self, host: int, rpc: Operation, phase: Phase, located: Located, start: int, end: int
@@ -228,6 +256,7 @@ class Remote:
         if not op.begin_known:
             # It was there before recording, and so was all of this.
             return scaled(self._ledger.bill(server, op), end - start)
+        connection = self._connection(host, rpc.peer)
         lead = self._lead(host, phase, located)
         arrives, replies = phase.start + lead, phase.start + lead + wall_us(op)
         mix: Mix = {}
@@ -249,7 +278,8 @@ class Remote:
             left = before - sum(busy.values())
             if left > 0:
                 delays = self._delay_mix(host, rpc, server, start, start + before, rest)
-                add(busy, scaled(delays, left))
+                ahead = connection.requests(phase.start, start, start + before)
+                add(busy, scaled(self._behind(host, delays, rest, ahead), left))
             add(mix, scaled(busy, before))
         after = end - max(start, replies)
         if after > 0:
@@ -257,8 +287,51 @@ class Remote:
             # Without a common clock, what came before it may stand here.
             unsure = op.queue_us is None and self._ledger.join.offset_us(host, server, end) is None
             rest = UNKNOWN if op.in_flight or unsure else self._network(host, rpc)
-            add(mix, self._delay_mix(host, rpc, server, end - after, end, rest))
+            delays = self._delay_mix(host, rpc, server, end - after, end, rest)
+            ahead = connection.replies(replies, end - after, end)
+            add(mix, self._behind(host, delays, rest, ahead))
         return mix
+
+    def is_unanswered(self, host: int, rpc: Operation) -> bool:
+        """Return whether an RPC has not ended for long and the server has not got it."""
+        server = self._ledger.join.server_at(host, rpc.peer)
+        window = remote_window(rpc)
+        if server is None or window is None or not rpc.in_flight:
+            return False
+        if window[1] - window[0] < _LONG_US or self._ledger.join.server_operation(host, rpc):
+            return False
+        if sum(self._busy_mix(host, server, *window, in_flight=True).values()) > 0:
+            return False
+        return self._unseen_at(host, server, rpc, *window).cause == "network"
+
+    def _connection(self, host: int, peer: str | None) -> Connection:
+        """Return the connection of a client's host to a server."""
+        key = host, peer
+        if key not in self._connections:
+            rpcs = (rpc for rpc in self._ledger.hosts[host].rpcs if rpc.peer == peer)
+            self._connections[key] = Connection(self._ledger.join, host, rpcs)
+        return self._connections[key]
+
+    def _behind(self, host: int, mix: Mix, network: Charge, ahead: Iterable[Ahead]) -> Mix:
+        """Return a mix in which the processes whose data was ahead have their part of the network.
+
+        Not if the network loses some: then all that is behind it is late, the data as well.
+        """
+        left = mix.get(network, 0.0)
+        if network.cause != "network" or not left or self._ledger.network_is_lossy:
+            return mix
+        suspects = self._ledger.hosts[host].suspects
+        theirs: Mix = {}
+        for other, us in ahead:
+            who = other.process or other.writer
+            if who is not None:
+                add(theirs, {charge_to("slot", suspects.process(who)): us})
+        part = min(left, sum(theirs.values()))
+        if part <= 0:
+            return mix
+        rest = {**mix, network: left - part}
+        add(rest, scaled(theirs, part))
+        return rest
 
     def _lead(self, host: int, phase: Phase, located: Located) -> float:
         """Return how long after sending the request arrived, as exactly as can be told."""
@@ -371,7 +444,8 @@ class Remote:
         """Return where an RPC was that the server shows no operation for.
 
         On the wire, if the server was recorded all the while, lost no operation, and
-        would have recorded one as long as this.
+        would have recorded one as long as this. Of what it has from before recording it
+        shows only what has not ended: to that nothing else comes from then on.
         """
         offset = self._ledger.join.offset_us(host, server, start)
         there = self._ledger.hosts[server]
@@ -380,7 +454,8 @@ class Remote:
         if offset is None or deferred or there.may_lack_operations:
             return UNKNOWN
         first, last = there.recorded
-        if start + offset < first or end + offset > last:
+        was_there = start + offset >= first or (rpc.in_flight and there.shows_all_in_flight)
+        if not was_there or end + offset > last:
             return UNKNOWN
         coarser = there.capture.threshold_us > 2 * self._ledger.hosts[host].capture.threshold_us
         return UNKNOWN if coarser else self._network(host, rpc)

@@ -34,7 +34,7 @@ _DID: Final[Mapping[str, str]] = {
     "disk": "the disk worked for it",
     "journal": "it filled the filesystem's journal",
     "reclaim": "it took the memory",
-    "slot": "its requests had the session's slots",
+    "slot": "its requests had the session's slots, or were ahead on the connection",
     "packet-filter": "it held packets of NFS",
     "throttle": "it was used up",
     "grace": "it had been restarted, and clients had to tell it their state again",

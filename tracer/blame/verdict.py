@@ -28,9 +28,10 @@ from tracer.blame.units import human_us
 from tracer.model import HostCapture, Process
 
 # Below either of these a culprit is noise: it stays in the ledger only. Moments without a
-# free thread or CPU are normal, mountd is asked for what nfsd has forgotten, and drivers and
-# filters take a little of each operation: they must matter more. What nothing else accounts for
-# is put down to the wire, so a network is named only where it is most of all.
+# free thread or CPU and behind others' requests are normal, mountd is asked for what nfsd has
+# forgotten, and drivers and filters take a little of each operation: they must matter more. What
+# nothing else accounts for is put down to the wire, so a network is named only where it is most
+# of all.
 _NOISE_US: Final = 50_000
 _NOISE_SHARE: Final = 0.01
 _NOISE_SHARES: Final[Mapping[str, float]] = {
@@ -42,6 +43,7 @@ _NOISE_SHARES: Final[Mapping[str, float]] = {
     "reclaim": 0.05,
     "module": 0.05,
     "bpf": 0.05,
+    "slot": 0.1,
     "network": 0.5,
 }
 # A device has slow moments, too, and no one else is behind them.

@@ -86,6 +86,7 @@ SERVER: Final = (
     _field("sock", "sk_user_data"),
     _field("tcp_sock", "rcv_nxt"),
     _field("tcp_sock", "copied_seq"),
+    _field("tcp_sock", "srtt_us"),
     _field("svc_rqst", "rq_xprt"),
     _field("svc_rqst", "rq_xid"),
     _field("svc_rqst", "rq_addr"),

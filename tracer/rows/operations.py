@@ -117,6 +117,7 @@ def operation_row(rec: OpRec, now_ns: int, ts_us: int, look: Lookups) -> Row:
             "inode": rec.ino or None,
             "nfs_status": None if in_flight else rec.nfs_status,
             "dropped": None if in_flight else bool(rec.flags & OP_DROPPED),
+            "rtt_us": rec.rtt_us or None,
         }
         row |= _phases(
             begin,
