@@ -226,6 +226,13 @@ class TestFrozen:
         holder = Holder(OTHER, "frozen", since_mono_us=us(1), until_mono_us=us(5))
         assert self.named(going_on, holders=[holder]) == []
 
+    def test_if_nobody_is_known_to_have_frozen_it_the_filesystem_is(self):
+        op = served(10, 20, wait(10, 20, FROZEN, in_flight=True), device="vdb")
+        analysis = analyse([server([op], processes=self.rows, listeners=())])
+        assert named(analysis) == [("device", "vdb", "frozen")]
+        assert analysis.verdict.summary.startswith("The filesystem on vdb on server caused 100 %")
+        assert "it is frozen (frozen)" in analysis.verdict.summary
+
 
 class TestDisk:
     user = Process(HOG, comm="scand", exe="/opt/scan/scand")

@@ -52,7 +52,7 @@ from tracer.blame.occupancy import FastWaits, Occupancy
 from tracer.blame.paths import RpcPath
 from tracer.blame.remote import Remote, in_grace
 from tracer.blame.replies import Replies, charge_for
-from tracer.blame.signatures import asks_for_lock
+from tracer.blame.signatures import asks_for_lock, is_frozen_filesystem
 from tracer.model import HostCapture, Operation, Wait
 from tracer.nfs_status import EJUKEBOX, NFS4ERR_DELAY, NFS4ERR_GRACE
 
@@ -243,10 +243,21 @@ class Ledger:
         if span.wait.kind == "throttled":
             return charge_to("throttle", self._quota(host, op))
         finding = self._finding(host, op, span)
+        if finding.wait_class == "frozen" and finding.culprit is None:
+            return charge_to("frozen", self._frozen(host, op, span))
         if finding.wait_class != "reclaim":
             return finding.charge
         memory = self.hosts[host].memory
         return memory.charge(span.wait, op.process, span.start, span.end, finding.charge)
+
+    def _frozen(self, host: int, op: Operation, span: Span) -> Culprit | None:
+        """Return the frozen filesystem that an operation waits for, by its device.
+
+        Nobody knows who froze it if that was before recording.
+        """
+        if op.device is None or not is_frozen_filesystem(span.wait.stack):
+            return None
+        return Culprit("device", op.device, self.hosts[host].capture.host)
 
     def _wait_mix(self, host: int, op: Operation, span: Span) -> Mix:
         if op.layer == "answer":
@@ -257,7 +268,8 @@ class Ledger:
         elsewhere = self._elsewhere(host, op, span, finding)
         if elsewhere is not None:
             return elsewhere
-        if span.wait.kind == "throttled" or finding.wait_class == "reclaim":
+        by_nobody_known = finding.wait_class == "frozen" and finding.culprit is None
+        if span.wait.kind == "throttled" or finding.wait_class == "reclaim" or by_nobody_known:
             return {self.direct(host, op, span): 1.0}
         if finding.wait_class == "lock" and finding.culprit:
             return self._held_mix(host, op, span, finding.culprit)

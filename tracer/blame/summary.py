@@ -100,7 +100,9 @@ def _who(blamed: Blamed, direct: Direct | None) -> str:
     if culprit.kind == "setting":
         return f"{'Too few' if culprit.name == THREADS else 'The'} {culprit.name}{on}"
     if culprit.kind in _KINDS:
-        return f"The {_KINDS[culprit.kind]} {culprit.name}{on}"
+        is_frozen = blamed.cause == "frozen"
+        what = "filesystem on" if is_frozen else _KINDS[culprit.kind]
+        return f"The {what} {culprit.name}{on}"
     details = [f"pid {culprit.process.pid}"] if culprit.process else []
     if blamed.exe and "/" in blamed.exe:
         details.append(blamed.exe)
@@ -118,7 +120,7 @@ def _did(blamed: Blamed, direct: Direct | None) -> str:
     if blamed.cause == "network" and direct is not None:
         did = "it did not take in the server's replies"
     if blamed.culprit.kind == "device":
-        did = "it was slow itself"
+        did = "it is frozen" if blamed.cause == "frozen" else "it was slow itself"
     if blamed.culprit.kind == "host" and blamed.cause == "lock":
         did = "it held a lock on a file"
     if blamed.culprit.name == STOPPED:
