@@ -93,7 +93,14 @@ def test_a_network_is_at_fault_where_every_other_rpc_is_slow(
     ],
 )
 def test_a_network_is_lossy_where_much_is_repeated(recorded: dict[str, Any], lossy: bool) -> None:
-    assert network.is_lossy([server(), client(**recorded)]) == lossy
+    here = client(**recorded)
+    assert network.is_lossy(here, here) == lossy
+
+
+def test_a_host_that_repeats_its_few_acknowledgements_loses_no_data() -> None:
+    there, here = server(samples=repeated(0, 3) + sent(90)), client(samples=sent(1500))
+    assert network.is_lossy(there, here)
+    assert not network.is_lossy(here, here)
 
 
 @pytest.mark.parametrize(("at_server", "named"), [(0.05, True), (0.28, False)])

@@ -47,12 +47,13 @@ from tracer.blame.intervals import (
     wall_us,
 )
 from tracer.blame.join import Join
-from tracer.blame.network import is_at_fault, is_lossy
+from tracer.blame.network import is_at_fault
 from tracer.blame.occupancy import FastWaits, Occupancy
 from tracer.blame.paths import RpcPath
-from tracer.blame.remote import Remote, in_grace
+from tracer.blame.remote import Remote
 from tracer.blame.replies import Replies, charge_for
 from tracer.blame.signatures import asks_for_lock, is_frozen_filesystem
+from tracer.blame.transit import Transit, in_grace
 from tracer.model import HostCapture, Operation, Wait
 from tracer.nfs_status import EJUKEBOX, NFS4ERR_DELAY, NFS4ERR_GRACE
 
@@ -75,6 +76,7 @@ class Ledger:
     def __init__(self, captures: Sequence[HostCapture]) -> None:
         self.hosts = [Host(capture) for capture in captures]
         self.join = Join(captures)
+        self.transit = Transit(self)
         self.remote = Remote(self)
         self.replies = Replies(self.hosts, self.join)
         self._chains = Chains(self)
@@ -90,16 +92,11 @@ class Ledger:
         """Whether something shows in the network itself, beside time left over."""
         captures = [host.capture for host in self.hosts]
         threshold_us = min((one.threshold_us for one in captures), default=0)
-        return is_at_fault(captures, self.join, threshold_us, self.remote.behind_us) or any(
+        return is_at_fault(captures, self.join, threshold_us, self.transit.behind_us) or any(
             self.remote.is_unanswered(index, rpc)
             for index, host in enumerate(self.hosts)
             for rpc in host.rpcs
         )
-
-    @cached_property
-    def network_is_lossy(self) -> bool:
-        """Whether what goes over the network is lost and has to be repeated."""
-        return is_lossy([host.capture for host in self.hosts])
 
     def bill(self, host: int, op: Operation) -> Bill:
         """Return what the operation's wall time is charged to; the sum is the wall time."""

@@ -45,9 +45,9 @@ def is_at_fault(
     )
 
 
-def is_lossy(captures: Sequence[HostCapture]) -> bool:
-    """Return whether so much had to be repeated that all on its way is late for that alone."""
-    return _is_broken(captures) or any(_repeats(one, _LOSSY_SHARE) for one in captures)
+def is_lossy(sender: HostCapture, client: HostCapture) -> bool:
+    """Return whether a host had to repeat so much that all it sends is late for that alone."""
+    return _is_broken([client]) or _repeats(sender, _LOSSY_SHARE)
 
 
 def _is_broken(captures: Sequence[HostCapture]) -> bool:

@@ -21,7 +21,6 @@ from tracer.blame.charge import (
     scaled,
     through,
 )
-from tracer.blame.connection import Ahead, Connection
 from tracer.blame.intervals import Span, wall_us
 from tracer.blame.join import Located
 from tracer.blame.paths import Leg, Phase, RpcPath, phases, remote_window, walk_levels
@@ -38,10 +37,6 @@ _TINY_SEND_US: Final = 1000
 # The longest pause before an RPC that was refused is sent again: NFS4_POLL_RETRY_MAX. That of
 # NFSv3 is 5 s, NFS_JUKEBOX_RETRY_TIME.
 _LONGEST_PAUSE_US: Final = 15_000_000
-
-# How long after a server was started anew its clients may still try to connect: their first
-# pause before that is 3 s, XS_TCP_INIT_REEST_TO.
-_RECONNECT_US: Final = 5_000_000
 
 # No reply in that time, from a server that has not got the request, is none on its way.
 _LONG_US: Final = 5_000_000
@@ -76,7 +71,7 @@ class Remote:
         self._used: defaultdict[int, set[int]] = defaultdict(set)
         self._held: dict[tuple[int, int], list[_Taken]] = {}
         self._sums: dict[tuple[int, str | None], Sums[_Holder]] = {}
-        self._connections: dict[tuple[int, str | None], Connection] = {}
+        self._transit = ledger.transit
 
     def waited_for(self, calls: Iterable[Operation]) -> set[int]:
         """Return the ``id()`` of each RPC that one of these calls, already billed, waited for."""
@@ -89,10 +84,6 @@ class Remote:
         if any(bare(frame) in _WRITEBACK_FRAMES for frame in span.wait.stack):
             levels.append(view.writeback(op.mount))
         return self.walk(host, op, span, levels)
-
-    def behind_us(self, host: int, rpc: Operation) -> float:
-        """Return how long an RPC was behind the data of others on its way."""
-        return self._connection(host, rpc.peer).behind_us(rpc)
 
     def walk(self, host: int, op: Operation, span: Span, levels: Sequence[RpcPath]) -> Mix:
         """Return what a wait went to, given RPCs in order of how surely they were its own."""
@@ -133,7 +124,7 @@ class Remote:
             if charge.cause != "slot" or who is None:
                 continue
             if whose is None or suspects.are_one_program(whose, who):
-                nobody = SLOT if charge.chain[0] == SLOT_LINK else self._network(host, rpc)
+                nobody = SLOT if charge.chain[0] == SLOT_LINK else self._transit.network(host, rpc)
                 add(mix, {nobody: mix.pop(charge)})
         return mix
 
@@ -151,7 +142,7 @@ class Remote:
             elif phase.name == "slot":
                 add(mix, self._unsent_mix(host, rpc, lower, upper))
             elif phase.name == "wake":
-                add(mix, self._delay_mix(host, rpc, None, lower, upper, CPU))
+                add(mix, self._transit.mix(host, rpc, None, lower, upper, CPU))
             else:
                 add(mix, {UNKNOWN: upper - lower})
         return mix
@@ -224,13 +215,12 @@ class Remote:
             return {RUNNING: end - start}
         server = self._ledger.join.server_at(host, rpc.peer)
         if server is None:
-            return {self._network(host, rpc): end - start}
+            return {self._transit.network(host, rpc): end - start}
         # A server whose threads are all held reads no socket: the sender waits for that.
         busy = self._busy_mix(host, server, start, end, in_flight=False)
-        rest = self._network(host, rpc)
+        rest = self._transit.network(host, rpc)
         mix = filled(busy, end - start, rest)
-        ahead = self._connection(host, rpc.peer).into_socket.ahead(end, start, end)
-        return self._behind(host, mix, rest, ahead)
+        return self._transit.into_socket(host, rpc, mix, (start, end), rest)
 
     def _remote_mix(self, host: int, rpc: Operation, phase: Phase, start: int, end: int) -> Mix:
         located = self._ledger.join.server_operation(host, rpc)
@@ -239,14 +229,12 @@ class Remote:
         server = self._ledger.join.server_at(host, rpc.peer)
         if server is None:
             address = rpc.peer or "server of " + (rpc.mount or "an unknown mount")
-            return self._delay_mix(host, rpc, None, start, end, _at_server(address))
+            return self._transit.mix(host, rpc, None, start, end, _at_server(address))
         busy = self._busy_mix(host, server, start, end, in_flight=rpc.in_flight)
         if sum(busy.values()) > 0:
-            return filled(busy, end - start, self._unseen_at(host, server, rpc, start, end))
-        rest = self._unseen_at(host, server, rpc, start, end)
-        delays = self._delay_mix(host, rpc, server, start, end, rest)
-        ahead = self._connection(host, rpc.peer).requests(phase.start, start, end)
-        return self._behind(host, delays, rest, ahead)
+            return filled(busy, end - start, self._transit.unseen(host, server, rpc, start, end))
+        rest = self._transit.unseen(host, server, rpc, start, end)
+        return self._transit.to_server(host, rpc, server, phase.start, (start, end), rest)
 
     def _joined_mix(
         self, host: int, rpc: Operation, phase: Phase, located: Located, start: int, end: int
@@ -256,7 +244,6 @@ class Remote:
         if not op.begin_known:
             # It was there before recording, and so was all of this.
             return scaled(self._ledger.bill(server, op), end - start)
-        connection = self._connection(host, rpc.peer)
         lead = self._lead(host, phase, located)
         arrives, replies = phase.start + lead, phase.start + lead + wall_us(op)
         mix: Mix = {}
@@ -271,25 +258,24 @@ class Remote:
         before = min(end, arrives) - start
         if before > 0:
             # If its arrival was not seen it may have lain in the queue for this time.
-            rest = UNKNOWN if op.queue_us is None else self._network(host, rpc)
+            rest = UNKNOWN if op.queue_us is None else self._transit.network(host, rpc)
             busy: Mix = {}
             if before >= _TINY_SEND_US:
                 busy = self._busy_mix(host, server, start, start + before, in_flight=False)
             left = before - sum(busy.values())
             if left > 0:
-                delays = self._delay_mix(host, rpc, server, start, start + before, rest)
-                ahead = connection.requests(phase.start, start, start + before)
-                add(busy, scaled(self._behind(host, delays, rest, ahead), left))
+                out = start, start + before
+                way = self._transit.to_server(host, rpc, server, phase.start, out, rest)
+                add(busy, scaled(way, left))
             add(mix, scaled(busy, before))
         after = end - max(start, replies)
         if after > 0:
             # Still in flight when the server's capture ended: what followed is not known.
             # Without a common clock, what came before it may stand here.
             unsure = op.queue_us is None and self._ledger.join.offset_us(host, server, end) is None
-            rest = UNKNOWN if op.in_flight or unsure else self._network(host, rpc)
-            delays = self._delay_mix(host, rpc, server, end - after, end, rest)
-            ahead = connection.replies(replies, end - after, end)
-            add(mix, self._behind(host, delays, rest, ahead))
+            rest = UNKNOWN if op.in_flight or unsure else self._transit.network(host, rpc)
+            back = end - after, end
+            add(mix, self._transit.to_client(host, rpc, server, replies, back, rest))
         return mix
 
     def is_unanswered(self, host: int, rpc: Operation) -> bool:
@@ -302,36 +288,7 @@ class Remote:
             return False
         if sum(self._busy_mix(host, server, *window, in_flight=True).values()) > 0:
             return False
-        return self._unseen_at(host, server, rpc, *window).cause == "network"
-
-    def _connection(self, host: int, peer: str | None) -> Connection:
-        """Return the connection of a client's host to a server."""
-        key = host, peer
-        if key not in self._connections:
-            rpcs = (rpc for rpc in self._ledger.hosts[host].rpcs if rpc.peer == peer)
-            self._connections[key] = Connection(self._ledger.join, host, rpcs)
-        return self._connections[key]
-
-    def _behind(self, host: int, mix: Mix, network: Charge, ahead: Iterable[Ahead]) -> Mix:
-        """Return a mix in which the processes whose data was ahead have their part of the network.
-
-        Not if the network loses some: then all that is behind it is late, the data as well.
-        """
-        left = mix.get(network, 0.0)
-        if network.cause != "network" or not left or self._ledger.network_is_lossy:
-            return mix
-        suspects = self._ledger.hosts[host].suspects
-        theirs: Mix = {}
-        for other, us in ahead:
-            who = other.process or other.writer
-            if who is not None:
-                add(theirs, {charge_to("slot", suspects.process(who)): us})
-        part = min(left, sum(theirs.values()))
-        if part <= 0:
-            return mix
-        rest = {**mix, network: left - part}
-        add(rest, scaled(theirs, part))
-        return rest
+        return self._transit.unseen(host, server, rpc, *window).cause == "network"
 
     def _lead(self, host: int, phase: Phase, located: Located) -> float:
         """Return how long after sending the request arrived, as exactly as can be told."""
@@ -359,107 +316,6 @@ class Remote:
         at_end = occupancy.at_end() if in_flight else {}
         return scaled(at_end, end - start) if at_end else {}
 
-    def _delay_mix(
-        self,
-        host: int,
-        rpc: Operation,
-        server: int | None,
-        start: float,
-        end: float,
-        rest: Charge,
-    ) -> Mix:
-        """Return what time on the wire went to: packets may lie on a host.
-
-        It has no CPU for them, or a process has to decide on them. ``rest``: what else
-        it was.
-        """
-        mix: Mix = {}
-        gaps = [(start, end)]
-        for index in dict.fromkeys((host, server)):
-            offset = None if index is None else self._ledger.join.offset_us(host, index, start)
-            if index is None or offset is None:
-                continue
-            delays = self._ledger.hosts[index].delays
-            for op, _ in delays.during(start + offset, end + offset):
-                if not self._concerns(index, op, host, rpc):
-                    continue
-                # A packet found in a queue holds up all that came after it in its connection:
-                # RPCs that were under way when recording began have waited since they were sent.
-                first = op.begin_mono_us - offset if op.begin_known else start
-                last = op.end_mono_us - offset
-                for lower, upper in [(max(a, first), min(b, last)) for a, b in gaps]:
-                    if lower < upper:
-                        add(mix, self._delayed(index, op, lower + offset, upper + offset))
-                gaps = [
-                    (a, b)
-                    for lower, upper in gaps
-                    for a, b in ((lower, min(upper, first)), (max(lower, last), upper))
-                    if a < b
-                ]
-        left = sum(upper - lower for lower, upper in gaps)
-        return filled(mix, sum(mix.values()) + left, rest) if left > 0 else mix
-
-    def _delayed(self, index: int, delay: Operation, start: float, end: float) -> Mix:
-        """Return what a delay's part of a time on the wire went to."""
-        if delay.begin_known:
-            return self._ledger.window(index, delay, start, end)
-        return scaled(self._ledger.bill(index, delay), end - start)
-
-    def _concerns(self, index: int, delay: Operation, host: int, rpc: Operation) -> bool:
-        """Return whether an RPC of a client's host may have waited for a delay on a host."""
-        if delay.peer is None:
-            return True
-        if index == host and delay.peer == rpc.peer:
-            return True
-        return delay.peer in self._ledger.hosts[host].capture.addresses
-
-    def _network(self, host: int, rpc: Operation) -> Charge:
-        """Return the charge for time on the wire: it has no process, but two ends.
-
-        It is the client's if a server's threads could not send it their replies, else the
-        server's, which is where one looks first. A connection that is lost as nfsd is started
-        anew, and made again later, is no network's doing.
-        """
-        if self._was_restarted(host, rpc):
-            return in_grace(rpc.peer)
-        receiver = self._ledger.replies.slow(self._ledger.hosts[host].capture.host)
-        server = Culprit("host", rpc.peer, rpc.peer) if rpc.peer else None
-        return charge_to("network", receiver or server)
-
-    def _was_restarted(self, host: int, rpc: Operation) -> bool:
-        """Return whether the server was started anew while an RPC was under way, or just before."""
-        server = self._ledger.join.server_at(host, rpc.peer)
-        if server is None:
-            return False
-        starts = self._ledger.hosts[server].nfsd_starts_us
-        offset = self._ledger.join.offset_us(host, server, rpc.begin_mono_us) if starts else None
-        if offset is None:
-            return False
-        begin, end = rpc.begin_mono_us + offset, rpc.begin_mono_us + wall_us(rpc) + offset
-        return any(begin - _RECONNECT_US <= start <= end for start in starts)
-
-    def _unseen_at(
-        self, host: int, server: int, rpc: Operation, start: float, end: float
-    ) -> Charge:
-        """Return where an RPC was that the server shows no operation for.
-
-        On the wire, if the server was recorded all the while, lost no operation, and
-        would have recorded one as long as this. Of what it has from before recording it
-        shows only what has not ended: to that nothing else comes from then on.
-        """
-        offset = self._ledger.join.offset_us(host, server, start)
-        there = self._ledger.hosts[server]
-        # One that was put off is no operation until it is taken up again.
-        deferred = any(row.kind == "deferred" for row in there.capture.counts)
-        if offset is None or deferred or there.may_lack_operations:
-            return UNKNOWN
-        first, last = there.recorded
-        was_there = start + offset >= first or (rpc.in_flight and there.shows_all_in_flight)
-        if not was_there or end + offset > last:
-            return UNKNOWN
-        coarser = there.capture.threshold_us > 2 * self._ledger.hosts[host].capture.threshold_us
-        return UNKNOWN if coarser else self._network(host, rpc)
-
 
 def _has_most(taken: Iterable[_Taken]) -> ProcessKey | None:
     """Return the process that had most of the slots, None if none had."""
@@ -468,11 +324,6 @@ def _has_most(taken: Iterable[_Taken]) -> ProcessKey | None:
         times[who] += round(us)
     who, us = next(iter(times.most_common(1)), (None, 0))
     return who if us >= _MOST * times.total() else None
-
-
-def in_grace(address: str | None) -> Charge:
-    """Return the charge to a server that was started anew: it has to be told its clients' state."""
-    return charge_to("grace", Culprit("host", address, address) if address else None)
 
 
 def _at_server(address: str) -> Charge:
