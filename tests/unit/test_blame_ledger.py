@@ -521,7 +521,7 @@ operations = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(operations, max_size=10), st.lists(operations, max_size=10))
 def test_any_input_adds_up(here, there):
     captures = [

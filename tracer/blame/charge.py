@@ -7,7 +7,7 @@ microseconds that add up exactly to the time that was split.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, Literal, TypeAlias
 
@@ -73,8 +73,16 @@ def charge_to(cause: Cause, culprit: Culprit | None) -> Charge:
 
 
 def through(link: Link, charge: Charge) -> Charge:
-    """Return the charge with one more link between the operation and it."""
-    return replace(charge, chain=(link, *charge.chain))
+    """Return the charge with one more link between the operation and it.
+
+    A chain that leads to nobody is not kept, but for whether it went through the queue: there
+    are as many as ways through a crowd of threads that wait for each other.
+    """
+    if charge.culprit is not None:
+        return Charge(charge.cause, charge.culprit, (link, *charge.chain))
+    if link != QUEUE_LINK or charge.chain == (QUEUE_LINK,):
+        return charge
+    return Charge(charge.cause, None, (QUEUE_LINK,))
 
 
 def add(mix: Mix, more: Mapping[Charge, float], factor: float = 1.0) -> None:
