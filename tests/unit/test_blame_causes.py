@@ -468,11 +468,11 @@ def four_seconds_away(rows, *, on_client=(), on_server=(), holders=()):
 class TestUnanswered:
     """An RPC hangs that was sent before recording, and the server has not got it."""
 
-    def analysis(self, **of_server):
+    def analysis(self, op="OPEN", **of_server):
         late = served(60, 60.2, xid=8)
         there, here = four_seconds_away({}, on_server=[late, *of_server.pop("ops", ())])
         vfs = call(2, 20, in_flight=True, begin_known=False)
-        stuck = rpc(2, 20, xid=7, parent_id=vfs.op_id, in_flight=True)
+        stuck = rpc(2, 20, xid=7, op=op, parent_id=vfs.op_id, in_flight=True)
         here = replace(here, operations=(*here.operations[2:], vfs, stuck))
         return analyse([replace(there, **of_server), here])
 
@@ -489,6 +489,9 @@ class TestUnanswered:
         analysis = self.analysis(probes=(lacking,))
         assert named(analysis) == []
         assert analysis.causes["unknown"] == pytest.approx(us(18), abs=us(0.01))
+
+    def test_not_if_it_was_for_a_daemon(self):
+        assert named(self.analysis(op="MOUNT")) == []
 
     def test_not_if_the_server_lost_operations(self):
         assert named(self.analysis(losses={"ring_full": 1})) == []

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 # pause before that is 3 s, XS_TCP_INIT_REEST_TO.
 _RECONNECT_US: Final = 5_000_000
 
+# What a client's kernel asks daemons of the other host: rpc.mountd, rpcbind, rpc.statd. The
+# server's kernel sees none of it.
+_FOR_DAEMONS: Final = frozenset(
+    {"MOUNT", "UMOUNT", "SET", "UNSET", "GETPORT", "GETADDR", "MONITOR", "UNMONITOR"}
+)
 
 # From when to when, by the client's clock.
 Part: TypeAlias = tuple[float, float]
@@ -64,7 +69,7 @@ class Transit:
         there = self._ledger.hosts[server]
         # One that was put off is no operation until it is taken up again.
         deferred = any(row.kind == "deferred" for row in there.capture.counts)
-        if offset is None or deferred or there.may_lack_operations:
+        if offset is None or deferred or there.may_lack_operations or rpc.op in _FOR_DAEMONS:
             return UNKNOWN
         first, last = there.recorded
         was_there = start + offset >= first or (rpc.in_flight and there.shows_all_in_flight)
