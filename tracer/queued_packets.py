@@ -9,14 +9,14 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from tracer.kernel.memory import KernelMemory
 from tracer.records import OP_BEGIN_UNKNOWN, SIDE_CLIENT, SIDE_SERVER, HeldRec
 
 # Of whose network namespaces the queues are: indexes net->gen.
 SYMBOL: Final = "nfnl_queue_net_id"
-# The type that tells whether nfnetlink_queue has told its types: it may not be loaded.
+# nfnetlink_queue may not be loaded, and then its types are not known.
 _FIELDS: Final = (
     "nfnl_queue_net.instance_table",
     "nfqnl_instance.hlist",
@@ -36,14 +36,16 @@ _IN: Final = frozenset({0, 1})  # NF_INET_PRE_ROUTING, NF_INET_LOCAL_IN
 _OUT: Final = frozenset({3, 4})  # NF_INET_LOCAL_OUT, NF_INET_POST_ROUTING
 
 
-class _Protocol:
-    """Where in a header stand what comes after it, and the addresses of both hosts."""
+class _Protocol(NamedTuple):
+    """Where in a header stand the next protocol and both hosts' addresses.
 
-    def __init__(self, next_at: int, source_at: int, target_at: int, prefix: bytes) -> None:
-        self.next_at = next_at
-        self.source_at = source_at
-        self.target_at = target_at
-        self.prefix = prefix
+    ``prefix``: what makes 16 bytes of an address.
+    """
+
+    next_at: int
+    source_at: int
+    target_at: int
+    prefix: bytes
 
 
 _PROTOCOLS: Final = {

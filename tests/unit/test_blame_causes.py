@@ -614,6 +614,7 @@ class TestPacketsHeld:
         analysis = analyse([there, here])
         assert named(analysis) == [("process", "netguardd", "packet-filter")]
         assert analysis.causes["packet-filter"] == pytest.approx(us(18), abs=us(0.01))
+        assert not any("never came" in one.figures for one in analysis.verdict.cleared)
 
     def test_what_is_repeated_meanwhile_is_not_the_networks_doing(self):
         packet = self.packet(50.1, 51.9, CLIENT)

@@ -288,7 +288,9 @@ class Remote:
             return False
         if sum(self._busy_mix(host, server, *window, in_flight=True).values()) > 0:
             return False
-        return self._transit.unseen(host, server, rpc, *window).cause == "network"
+        rest = self._transit.unseen(host, server, rpc, *window)
+        way = self._transit.mix(host, rpc, server, *window, rest)
+        return rest.cause == "network" and way.get(rest, 0.0) >= _LONG_US
 
     def _lead(self, host: int, phase: Phase, located: Located) -> float:
         """Return how long after sending the request arrived, as exactly as can be told."""
