@@ -41,6 +41,9 @@ _FIELDS: Final = (
     "svc_deferred_req.handle",
     "svc_deferred_req.addr",
     "svc_deferred_req.args",
+)
+# Of whom a request waits for.
+_FIELDS_OF_CACHES: Final = (
     "cache_detail.others",
     "cache_detail.hash_table",
     "cache_detail.hash_size",
@@ -149,6 +152,8 @@ class Deferred:
     def _asks_for(self, item: int) -> int | None:
         """Return the function that puts a daemon the question for an item of a cache."""
         memory = self._memory
+        if not memory.knows(*_FIELDS_OF_CACHES):
+            return None
         others = memory.offset("cache_detail.others")
         for cache in memory.list(self._symbols["cache_list"], others, _MOST_CACHES):
             if item in self._items(cache):

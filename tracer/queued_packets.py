@@ -54,13 +54,16 @@ _PROTOCOLS: Final = {
 }
 
 
+def can_look(memory: KernelMemory) -> bool:
+    """Return whether the kernel tells how its queues are laid out."""
+    return memory.knows(*_FIELDS)
+
+
 def queued_packets(memory: KernelMemory, own: int, now_ns: int) -> Iterator[tuple[int, HeldRec]]:
     """Yield (struct nf_queue_entry *, record) of each; ``own``: a struct nfnl_queue_net *.
 
-    How long they have been there, nobody knows. The record's op_id is left 0.
+    How long they have been there, nobody knows. The record's op_id is left 0. Only if can_look().
     """
-    if not memory.knows(*_FIELDS):
-        return
     link = memory.offset("nf_queue_entry.list")
     for queue in _queues(memory, own):
         head = queue + memory.offset("nfqnl_instance.queue_list")

@@ -237,6 +237,8 @@ class Recorder:
         if any(op.active for op in found.threads.values()):
             # Every call of the host pays for it.
             self._for_stuck.attach()
+        if found.lacks_packets:
+            self._note_probe(seed.LOOK_AT_PACKETS, "no type information of nfnetlink_queue")
         if found.marks:
             collector.add_fact(wire.MARKS, found.marks)
         if found.asked:

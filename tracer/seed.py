@@ -53,6 +53,14 @@ LOOK: Final = {
     "on_demand": False,
 }
 
+# The same of packets, where there are netfilter queues and no types of them.
+LOOK_AT_PACKETS: Final = {
+    **LOOK,
+    "program": "look_packets",
+    "purpose": "packets in netfilter queues when recording began",
+    "lost": "packets that processes had to decide on when recording began",
+}
+
 _SYMBOLS: Final = ("bit_wait_table", "sunrpc_net_id", queued_packets.SYMBOL)
 _MOST_RPCS: Final = 1 << 14
 # WAIT_TABLE_SIZE of kernel/sched/wait_bit.c, since 5dd43ce2f69d (v4.13).
@@ -85,6 +93,7 @@ class Found:
     rpcs: dict[int, RpcRec]
     packets: dict[int, HeldRec] = field(default_factory=dict)
     asked: list[dict[str, Any]] = field(default_factory=list)
+    lacks_packets: bool = False
 
 
 class Seeder:
@@ -210,7 +219,9 @@ class Seeder:
 
     def _look_at_packets(self) -> None:
         """Find the packets of NFS that processes have to decide on."""
-        for own in self._of_module(queued_packets.SYMBOL):
+        found = list(self._of_module(queued_packets.SYMBOL))
+        self._found.lacks_packets = bool(found) and not queued_packets.can_look(self._memory)
+        for own in () if self._found.lacks_packets else found:
             for entry, held in queued_packets.queued_packets(
                 self._memory, own, time.monotonic_ns()
             ):

@@ -6,13 +6,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conftest import Guests
+import pytest
+from conftest import Boot, Guests
+from lablib import play
 from recording import await_growth, lost, recording, report, undone, until
 
 UNDER_WAY = "grep -q . /sys/kernel/debug/sunrpc/rpc_clnt/*/tasks"
 # A thread waits for an answer itself for some seconds, then puts the request off.
 WAITS_ITSELF = "grep -q cache_check $(pgrep -x nfsd | sed 's|.*|/proc/&/stack|')"
 HELD = "awk '$3 > 0 { found = 1 } END { exit !found }' /proc/net/netfilter/nfnetlink_queue"
+
+
+@pytest.fixture(scope="module")
+def lab(boot: Boot) -> Iterator[Guests]:
+    """Guests of its own: nfsd does not reach its client after this, until it has renewed all."""
+    guests = boot()
+    play.prepare(guests.lab.guests())
+    yield guests
+    guests.lab.down()
 
 
 @contextmanager

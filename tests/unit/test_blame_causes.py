@@ -483,7 +483,7 @@ class TestUnanswered:
         line = "1 RPC got no reply and never came to the server"
         assert line in analysis.verdict.culprits[0].evidence
 
-    @pytest.mark.parametrize("look", ["look_back", "type_cache_deferred_req"])
+    @pytest.mark.parametrize("look", ["look_back", "look_packets"])
     def test_not_if_the_server_cannot_show_what_it_had_before(self, look):
         lacking = Probe(look, "", False, None, None, None)
         analysis = self.analysis(probes=(lacking,))

@@ -149,6 +149,13 @@ def test_whom_a_question_goes_to_may_be_unknown(server: Server) -> None:
     assert stack_of(server, op) == [server.symbols["cache_check"]]
 
 
+def test_nor_is_it_told_without_the_types_of_caches(server: Server) -> None:
+    server.add(5)
+    del server.memory.layout["OFF_cache_detail__others"]
+    (op,) = server.deferred().operations(100)
+    assert stack_of(server, op) == [server.symbols["cache_check"]]
+
+
 def test_without_room_there_is_no_stack(server: Server) -> None:
     server.full = True
     server.add(5)

@@ -488,6 +488,9 @@ def test_packets_in_the_queues_of_all_network_namespaces(
     packets = machine.look("server").packets
     assert packets.keys() == {0x40, 0x80}
     assert 0 < packets[0x40].op_id < packets[0x80].op_id
+    del machine.memory.layout["OFF_nfqnl_instance__queue_list"]
+    found = machine.look("server")
+    assert (found.packets, found.lacks_packets) == ({}, True)
 
 
 # Into the maps

@@ -22,8 +22,8 @@ from tracer.model import Event, HostCapture, Operation, ProcessKey
 
 # What the kernel logs when nfsd is started, see nfs4_state_start_net().
 _STARTS: Final = "NFSD: starting "
-# What finds operations of before recording, see tracer.seed and tracer.deferred.
-_LOOKS: Final = frozenset({"look_back", "type_cache_deferred_req"})
+# What finds operations and packets of before recording, see tracer.seed.
+_LOOKS: Final = frozenset({"look_back", "look_packets"})
 _WRITEBACK: Final = frozenset({"WRITE", "COMMIT"})
 # An RPC that ends later than this after its call was not waited for by it.
 _OUTLIVES_US: Final = 1000
@@ -147,7 +147,7 @@ class Host:
 
     @property
     def shows_all_in_flight(self) -> bool:
-        """Return whether what a server had in hand when recording began is among its operations."""
+        """Return whether what a host had in hand when recording began is among its operations."""
         return not any(one.probe in _LOOKS and not one.attached for one in self.capture.probes)
 
     @cached_property

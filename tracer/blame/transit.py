@@ -72,10 +72,12 @@ class Transit:
         if offset is None or deferred or there.may_lack_operations or rpc.op in _FOR_DAEMONS:
             return UNKNOWN
         first, last = there.recorded
-        was_there = start + offset >= first or (rpc.in_flight and there.shows_all_in_flight)
+        here = self._ledger.hosts[host]
+        both_show_all = here.shows_all_in_flight and there.shows_all_in_flight
+        was_there = start + offset >= first or (rpc.in_flight and both_show_all)
         if not was_there or end + offset > last:
             return UNKNOWN
-        coarser = there.capture.threshold_us > 2 * self._ledger.hosts[host].capture.threshold_us
+        coarser = there.capture.threshold_us > 2 * here.capture.threshold_us
         return UNKNOWN if coarser else self.network(host, rpc)
 
     def to_server(

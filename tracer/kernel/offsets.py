@@ -253,10 +253,10 @@ OPTIONAL: Final = (
         "the client in the counts of recalls and of locks in the way",
     ),
     OptionalType(
-        "cache_deferred_req",
+        "cache_detail",
         "server",
-        "which requests are put off until an upcall is answered",
-        "requests that were put off as long as they are",
+        "which daemon a request waits for that was put off before recording",
+        "the daemon that such a request waits for",
     ),
     OptionalType(
         "nfs_pgio_header",
