@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +110,8 @@ class Recorder:
         for described in loaded.missing:
             self._note_probe(described, described["reason"])
         memory = self._memory(loaded)
+        # Before there is anything to drain: it takes its time.
+        symbols = addresses_of({*deferred.SYMBOLS, *seed.SYMBOLS})
         sleepers = bpf.attach_iterator(_required(loaded, "iter"))
         collector = Collector(
             loaded.maps,
@@ -120,14 +122,15 @@ class Recorder:
             _shortage(loaded),
             settings.threshold_us * 1000,
             RING_BYTES,
-            addresses_of(deferred.SYMBOLS),
+            symbols,
         )
         ThreadTable(loaded.maps).make_room()
         self._attach(loaded)
         # Only now: until the probes are in, the processors are for the compiler.
         writer = Writer(settings.output, settings.max_size_bytes)
         self._exclude(loaded, writer.process.pid)
-        self._look_back(loaded, memory, collector)
+        collector.gather()
+        self._look_back(loaded, memory, collector, symbols)
         first = collector.drain()
         outbox = Outbox(writer.fd)
         outbox.put_frame(wire.HELLO, json.dumps(self._hello()).encode())
@@ -226,10 +229,16 @@ class Recorder:
             "start_s": round(time.monotonic() - self._began, 3),
         }
 
-    def _look_back(self, loaded: Loaded, memory: KernelMemory, collector: Collector) -> None:
+    def _look_back(
+        self,
+        loaded: Loaded,
+        memory: KernelMemory,
+        collector: Collector,
+        symbols: Mapping[str, int],
+    ) -> None:
         """Take in what was stuck before any probe was attached."""
         try:
-            found = seed.Seeder(memory, self._settings.sides).look()
+            found = seed.Seeder(memory, self._settings.sides, symbols).look()
         except KeyError as error:
             self._note_probe(seed.LOOK, f"this kernel's types lack {error.args[0]}")
             return

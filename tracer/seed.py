@@ -26,7 +26,6 @@ from tracer.kernel import bpf, functions, tasks
 from tracer.kernel.memory import KernelMemory
 from tracer.procfs.descriptors import descriptors, fdinfo
 from tracer.procfs.holders import asked
-from tracer.procfs.symbols import addresses_of
 from tracer.records import (
     NO_STACK,
     OP_BEGIN_UNKNOWN,
@@ -61,7 +60,8 @@ LOOK_AT_PACKETS: Final = {
     "lost": "packets that processes had to decide on when recording began",
 }
 
-_SYMBOLS: Final = ("bit_wait_table", "sunrpc_net_id", queued_packets.SYMBOL)
+# What has to be found in the kernel's symbols.
+SYMBOLS: Final = ("bit_wait_table", "sunrpc_net_id", queued_packets.SYMBOL)
 _MOST_RPCS: Final = 1 << 14
 # WAIT_TABLE_SIZE of kernel/sched/wait_bit.c, since 5dd43ce2f69d (v4.13).
 _BIT_WAIT_QUEUES: Final = 256
@@ -99,14 +99,21 @@ class Found:
 class Seeder:
     """One look at the kernel, when recording begins."""
 
-    def __init__(self, memory: KernelMemory, sides: list[str], proc: Path = Path("/proc")) -> None:
+    def __init__(
+        self,
+        memory: KernelMemory,
+        sides: list[str],
+        symbols: Mapping[str, int],
+        proc: Path = Path("/proc"),
+    ) -> None:
+        """``symbols``: the addresses of SYMBOLS."""
         self._memory = memory
         self._sides = sides
         self._proc = proc
         self._next_id = FIRST_ID
         self._found = Found([], {}, {})
         self._tasks: dict[int, int] = {}
-        self._symbols = addresses_of(_SYMBOLS, proc)
+        self._symbols = symbols
         # se.exec_start is of the scheduler's clock; ours ran just now.
         me = memory.current_task()
         exec_start = self._exec_start(me)

@@ -159,7 +159,7 @@ def test_types_that_lack_a_field_of_the_look_are_a_named_degradation(
 
     monkeypatch.setattr(recorder.seed, "Seeder", Seeder)
     recording = made()
-    recording._look_back(Loaded({}, [], [], {}), None, None)  # type: ignore[arg-type]
+    recording._look_back(Loaded({}, [], [], {}), None, None, {})  # type: ignore[arg-type]
     (row,) = recording._probes
     assert row["attached"] is False
     assert "OFF_task_struct__tasks" in row["reason"]

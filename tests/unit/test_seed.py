@@ -15,6 +15,7 @@ from kernel_memory import FakeMemory
 
 from tracer import calls, queued_packets, seed
 from tracer.kernel import bpf, tasks
+from tracer.procfs.symbols import addresses_of
 from tracer.records import (
     NO_STACK,
     OP_BEGIN_UNKNOWN,
@@ -135,7 +136,8 @@ class Host:
         return group
 
     def look(self, *sides: str) -> seed.Found:
-        return seed.Seeder(self.memory, list(sides), self.proc).look()
+        symbols = addresses_of(seed.SYMBOLS, self.proc)
+        return seed.Seeder(self.memory, list(sides), symbols, self.proc).look()
 
 
 def fd_file(proc: Path, pid: int, fd: int, target: str, fdinfo: str | bytes) -> None:
@@ -327,7 +329,7 @@ def test_a_broken_task_list_ends(
     machine.memory.put(
         link, None, {"null": 0, "unmapped": 0xDEAD0000, "short circle": link}[damage]
     )
-    seeder = seed.Seeder(machine.memory, ["server"], machine.proc)
+    seeder = seed.Seeder(machine.memory, ["server"], {}, machine.proc)
     walked = [pid for pid, _ in tasks.walk(seeder._memory)]
     assert walked[:3] == [1, 200, 201]
     assert len(walked) <= 51
