@@ -208,6 +208,13 @@ def test_agent_that_answers_at_once_is_cleared_with_its_figures():
     )
 
 
+def test_that_it_is_asked_at_all_is_not_held_against_an_agent():
+    """A read that is slow for another reason: each moment of the agent's is none of a stall."""
+    quick = [served(20 + n, 20.08 + n, held(20 + n, 20.009 + n)) for n in range(50)]
+    analysis = analyse([server([served(10, 12, held(10, 12)), *quick])])
+    assert analysis.verdict.culprits[0].direct_us == us(2)
+
+
 def test_nobody_is_cleared_of_permission_waits_whose_listener_is_unknown():
     waits = wait(10, 14, held(0, 1).stack, fanotify_group="other", in_flight=True)
     rows = (

@@ -21,6 +21,8 @@ from tracer.owners import owner_of
 # A stack in words ends at the function that names the operation; more is noise.
 _STACK_FRAMES: Final = 12
 _FILES: Final = 3
+# To be asked at all takes a moment each time; what is shorter than this part of a stall is that.
+_MOMENT: Final = 10
 _SCHEDULING: Final = ("schedule", "__schedule", "schedule_timeout")
 _OPERATION_FRAMES: Final = ("nfsd4_", "nfsd3_", "nfsd_proc_", "vfs_", "do_sys_", "ksys_")
 
@@ -40,7 +42,6 @@ class Direct:
     count: int = 0
     longest_us: int = 0
     in_flight: int = 0
-    fast_us: int = 0
     stacks: Counter[tuple[str, ...]] = field(default_factory=Counter)
     waker_stacks: set[tuple[str, ...]] = field(default_factory=set)
     groups: set[str] = field(default_factory=set)
@@ -59,7 +60,6 @@ class Direct:
         self.count += other.count
         self.longest_us = max(self.longest_us, other.longest_us)
         self.in_flight += other.in_flight
-        self.fast_us += other.fast_us
         self.stacks += other.stacks
         self.waker_stacks |= other.waker_stacks
         self.groups |= other.groups
@@ -88,11 +88,12 @@ def direct_waits(ledger: Ledger) -> DirectWaits:
     """Return the waits on every proven culprit, keyed by culprit and cause."""
     found: defaultdict[tuple[Culprit, str], Direct] = defaultdict(Direct)
     for index, host in enumerate(ledger.hosts):
+        least_us = host.capture.threshold_us / _MOMENT
         for op in host.capture.operations:
             for span in (*queue_spans(op), *spans(op)):
                 charge = ledger.direct(index, op, span)
                 culprit = charge.culprit or ledger.replies.receiver(index, op, span.wait)
-                if culprit is None:
+                if culprit is None or (charge.cause == "fanotify" and span.total_us < least_us):
                     continue
                 direct = found[culprit, charge.cause]
                 wait = span.wait
