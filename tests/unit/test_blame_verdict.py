@@ -34,7 +34,7 @@ from blame_cases import (
 )
 
 from tracer.blame import analyse
-from tracer.blame.evidence import held_times
+from tracer.blame.evidence import held_times, stack_line
 from tracer.model import Event, IntervalWaits, Process, ProcessKey, Sample
 
 OTHER = ProcessKey(500, 9_000_000)
@@ -213,6 +213,11 @@ def test_that_it_is_asked_at_all_is_not_held_against_an_agent():
     quick = [served(20 + n, 20.08 + n, held(20 + n, 20.009 + n)) for n in range(50)]
     analysis = analyse([server([served(10, 12, held(10, 12)), *quick])])
     assert analysis.verdict.culprits[0].direct_us == us(2)
+
+
+def test_a_stack_in_words_leaves_out_what_traces_it():
+    stack = ("__schedule", "schedule", "fsnotify", "bpf_trampoline_64", "security_file_open")
+    assert stack_line(stack) == "fsnotify < security_file_open"
 
 
 def test_nobody_is_cleared_of_permission_waits_whose_listener_is_unknown():

@@ -158,7 +158,8 @@ def lines(
 
 def stack_line(stack: tuple[str, ...]) -> str:
     """Return a stack in one line, innermost first, from the wait to the operation."""
-    frames = [bare(frame) for frame in stack]
+    # Through which a function calls the programs that trace it, ours too: that says nothing.
+    frames = [bare(frame) for frame in stack if not frame.startswith("bpf_trampoline_")]
     while frames and frames[0] in _SCHEDULING:
         frames.pop(0)
     shown: list[str] = []
