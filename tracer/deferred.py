@@ -56,7 +56,6 @@ _MOST_REQUESTS: Final = 1 << 12
 _MOST_CACHES: Final = 1 << 12
 _MOST_BUCKETS: Final = 1 << 10
 _MOST_ITEMS: Final = 1 << 12
-_POINTERS_AT_ONCE: Final = 32
 
 
 class Deferred:
@@ -166,8 +165,5 @@ class Deferred:
         table = memory.u64(cache, "cache_detail.hash_table")
         size = min(memory.u32(cache, "cache_detail.hash_size") or 0, _MOST_BUCKETS)
         link = memory.offset("cache_head.cache_list")
-        for first in range(0, size if table else 0, _POINTERS_AT_ONCE):
-            count = min(_POINTERS_AT_ONCE, size - first)
-            heads = memory.read((table or 0) + 8 * first, 8 * count) or b""
-            for (node,) in struct.iter_unpack("<Q", heads):
-                yield from memory.hlist(node, link, _MOST_ITEMS)
+        for node in memory.pointers(table, size) if table else ():
+            yield from memory.hlist(node, link, _MOST_ITEMS)

@@ -77,8 +77,7 @@ def queued_packets(memory: KernelMemory, own: int, now_ns: int) -> Iterator[tupl
 
 def _queues(memory: KernelMemory, own: int) -> Iterator[int]:
     """Yield the struct nfqnl_instance of each queue."""
-    heads = memory.read(own + memory.offset("nfnl_queue_net.instance_table"), 8 * _BUCKETS) or b""
-    for (node,) in struct.iter_unpack("<Q", heads):
+    for node in memory.pointers(own + memory.offset("nfnl_queue_net.instance_table"), _BUCKETS):
         yield from memory.hlist(node, memory.offset("nfqnl_instance.hlist"), _MOST_QUEUES)
 
 

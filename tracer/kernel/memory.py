@@ -13,6 +13,7 @@ from typing import Final
 from tracer.kernel import bpf
 
 _PEEK_BYTES: Final = 256
+_POINTERS_AT_ONCE: Final = _PEEK_BYTES // 8
 _KEY: Final = struct.pack("<I", 0)
 
 
@@ -78,6 +79,12 @@ class KernelMemory:
                 return
             yield node - link
             node = self.u64(node)
+
+    def pointers(self, address: int, count: int) -> Iterator[int]:
+        """Yield those of ``count`` pointers in a row that are not NULL and can be read."""
+        for at in range(0, count, _POINTERS_AT_ONCE):
+            data = self.read(address + 8 * at, 8 * min(_POINTERS_AT_ONCE, count - at)) or b""
+            yield from (pointer for (pointer,) in struct.iter_unpack("<Q", data) if pointer)
 
     def _at(self, field: str | None) -> int:
         return 0 if field is None else self.offset(field)

@@ -16,11 +16,6 @@ class OnDemand:
         self._programs = list(programs)
         self._links: list[int] = []
 
-    @property
-    def attached(self) -> bool:
-        """Whether they are."""
-        return bool(self._links)
-
     def attach(self) -> None:
         """Attach all of them, unless they are, or were refused: the plan has told why."""
         if self._links:

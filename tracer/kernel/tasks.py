@@ -5,7 +5,6 @@ Needs no /proc, so it works in the collector, which opens nothing.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from typing import Final
 
@@ -13,7 +12,6 @@ from tracer.kernel.memory import KernelMemory
 
 MOST_TASKS: Final = 1 << 17
 _MOST_FDS: Final = 1 << 16
-_POINTERS_AT_ONCE: Final = 32
 
 
 def walk(memory: KernelMemory) -> Iterator[tuple[int, int]]:
@@ -62,6 +60,4 @@ def _files(memory: KernelMemory, task: int) -> Iterator[int]:
     if not table or not array:
         return
     count = min(memory.u32(table, "fdtable.max_fds") or 0, _MOST_FDS)
-    for at in range(0, count, _POINTERS_AT_ONCE):
-        data = memory.read(array + 8 * at, 8 * min(_POINTERS_AT_ONCE, count - at)) or b""
-        yield from (file for (file,) in struct.iter_unpack("<Q", data) if file)
+    yield from memory.pointers(array, count)
