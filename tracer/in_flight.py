@@ -45,7 +45,7 @@ class InFlight:
         threshold_ns: int,
         symbols: Mapping[str, int],
     ) -> None:
-        """``symbols``: the addresses of SYMBOLS."""
+        """``symbols``: the addresses of tracer.deferred.SYMBOLS."""
         self._maps = maps
         self._memory = memory
         self._sleepers = sleepers
@@ -80,15 +80,18 @@ class InFlight:
     def _put_off(self, now_ns: int) -> Iterator[bytes]:
         """Yield the requests that are put off until an upcall is answered, each as it stands."""
         for op in self._deferred.operations(now_ns) if self._deferred else ():
-            # How long it is with one of before recording, nobody knows.
-            if op.flags & OP_BEGIN_UNKNOWN or now_ns - op.arrival_ns >= self._threshold_ns:
+            if self._is_old(op.flags, op.arrival_ns, now_ns):
                 yield bytes(op)
+
+    def _is_old(self, flags: int, since_ns: int, now_ns: int) -> bool:
+        """Return whether it is over the threshold; of before recording nobody knows by how much."""
+        return bool(flags & OP_BEGIN_UNKNOWN) or now_ns - since_ns >= self._threshold_ns
 
     def packets(self, now_ns: int) -> Iterator[bytes]:
         """Yield packets that a process has to decide on, as waits of no thread."""
         for _, value in self._held.read():
             held = HeldRec.from_buffer_copy(value)
-            if held.flags & OP_BEGIN_UNKNOWN or now_ns - held.since_ns >= self._threshold_ns:
+            if self._is_old(held.flags, held.since_ns, now_ns):
                 yield bytes(
                     OpRec(
                         op_id=held.op_id,

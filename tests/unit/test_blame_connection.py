@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import pytest
 from blame_cases import (
@@ -109,11 +108,13 @@ def analysed(*pairs: Pair) -> Analysis:
     return analyse(captures(pairs))
 
 
-def queue(*ends: float, **who: ProcessKey | None) -> list[Pair]:
+def queue(
+    *ends: float, process: ProcessKey | None = COPY, writer: ProcessKey | None = None
+) -> list[Pair]:
     """Return WRITEs sent all at once at 10 s that arrive one after another."""
     return [
-        Pair(10, arrived, arrived + 0.01, arrived + 0.02, **who)  # type: ignore[arg-type]
-        for _, arrived in pairwise((10.0, *ends))
+        Pair(10, arrived, arrived + 0.01, arrived + 0.02, process=process, writer=writer)
+        for arrived in ends
     ]
 
 

@@ -103,11 +103,7 @@ def _flat(values: Mapping[str | None, Sequence[float]]) -> list[float]:
 
 
 def _unanswered(ledger: Ledger) -> Iterator[str]:
-    count = sum(
-        ledger.remote.is_unanswered(index, rpc)
-        for index, host in enumerate(ledger.hosts)
-        for rpc in host.rpcs
-    )
+    count = len(ledger.unanswered)
     if count:
         yield f"{count} RPC{'' if count == 1 else 's'} got no reply and never came to the server"
 

@@ -92,11 +92,18 @@ class Ledger:
         """Whether something shows in the network itself, beside time left over."""
         captures = [host.capture for host in self.hosts]
         threshold_us = min((one.threshold_us for one in captures), default=0)
-        return is_at_fault(captures, self.join, threshold_us, self.transit.behind_us) or any(
-            self.remote.is_unanswered(index, rpc)
+        at_fault = is_at_fault(captures, self.join, threshold_us, self.transit.behind_us)
+        return at_fault or bool(self.unanswered)
+
+    @cached_property
+    def unanswered(self) -> list[Operation]:
+        """The clients' RPCs that have not ended for long and never came to a recorded server."""
+        return [
+            rpc
             for index, host in enumerate(self.hosts)
             for rpc in host.rpcs
-        )
+            if self.remote.is_unanswered(index, rpc)
+        ]
 
     def bill(self, host: int, op: Operation) -> Bill:
         """Return what the operation's wall time is charged to; the sum is the wall time."""
@@ -265,14 +272,13 @@ class Ledger:
         elsewhere = self._elsewhere(host, op, span, finding)
         if elsewhere is not None:
             return elsewhere
-        by_nobody_known = finding.wait_class == "frozen" and finding.culprit is None
-        if span.wait.kind == "throttled" or finding.wait_class == "reclaim" or by_nobody_known:
+        if span.wait.kind == "throttled" or finding.wait_class == "reclaim":
             return {self.direct(host, op, span): 1.0}
         if finding.wait_class == "lock" and finding.culprit:
             return self._held_mix(host, op, span, finding.culprit)
         if finding.wait_class in OF_STORAGE:
             return self.hosts[host].storage.mix(op, span, finding.charge)
-        return self._chains.behind(host, span, finding.charge)
+        return self._chains.behind(host, span, self.direct(host, op, span))
 
     def _elsewhere(self, host: int, op: Operation, span: Span, finding: Finding) -> Mix | None:
         """Return what a wait for another host went to, None if it was for none."""

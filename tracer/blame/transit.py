@@ -85,9 +85,8 @@ class Transit:
     ) -> Mix:
         """Return what a part of a request's way went to; ``rest``: what nothing accounts for."""
         mix = self.mix(host, rpc, server, *part, rest)
-        return self._behind(
-            host, host, mix, rest, self._connection(host, rpc).requests(sent, *part)
-        )
+        ahead = self._connection(host, rpc).requests(sent, *part)
+        return self._behind(host, host, mix, rest, ahead)
 
     def to_client(
         self, host: int, rpc: Operation, server: int, answered: float, part: Part, rest: Charge
