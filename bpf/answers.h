@@ -44,14 +44,20 @@ static __always_inline u8 hops_of(struct op_rec *op)
 	return is_answering(op) ? op->watched & ~ASKED : 0;
 }
 
-/* The current thread is, or is not, to be known by those whom it wakes. */
-static __always_inline void note_hops(struct op_rec *op)
+/* How far from an operation the current thread is for those whom it wakes, until it sleeps. */
+static __always_inline void set_hops(u32 hops)
 {
 	u32 number = bpf_get_smp_processor_id();
 	struct cpu_rec *cpu = cpus.lookup(&number);
 
 	if (cpu)
-		cpu->hops = hops_of(op);
+		cpu->hops = hops;
+}
+
+/* The current thread is, or is not, to be known by those whom it wakes. */
+static __always_inline void note_hops(struct op_rec *op)
+{
+	set_hops(hops_of(op));
 }
 
 /* The answer that a thread works on begins. */
@@ -124,16 +130,6 @@ static __always_inline void note_answer(void *ctx, u64 task, struct op_rec *woke
 	note_hops(op);
 	/* It may have been watched before it ran. */
 	note_current(&op->proc);
-}
-
-/* The current thread, in an operation, asks whom it wakes from here on, until it sleeps. */
-static __always_inline void note_asks(void)
-{
-	u32 number = bpf_get_smp_processor_id();
-	struct cpu_rec *cpu = cpus.lookup(&number);
-
-	if (cpu)
-		cpu->hops = 1;
 }
 
 /* The current thread wakes one that is in no operation: it may ask it for something. */

@@ -22,8 +22,9 @@ int fsnotify_insert_event_enter(unsigned long long *ctx)
 	op->read_ns = 0;
 	events.update(&event, &op->tid);
 #ifdef OFF_fanotify_event__mask
+	/* Whom it wakes by that is asked. */
 	if (read_u32(event + OFF_fanotify_event__mask) & FAN_PERMISSION_EVENTS)
-		note_asks();
+		set_hops(1);
 #endif
 	return 0;
 }
