@@ -170,6 +170,8 @@ class Outbox:
                 self.closed = True
 
     def close(self) -> None:
-        """End the stream."""
-        os.close(self.fd)
+        """End the stream, if that has not been done."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
         self.closed = True

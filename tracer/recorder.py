@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from tracer import __version__, deferred, foreign, host, seed, shortage, wire
 from tracer.children import END_SIGNALS, Compiler, Loaded, Writer
-from tracer.clocks import read_clocks_closely
+from tracer.clocks import cpu_ns, read_clocks_closely
 from tracer.collector import Collector
 from tracer.errors import Exit, NfsblameError
 from tracer.foreign import ForeignCode
@@ -42,8 +42,9 @@ LEAST_CUT_NS: Final = 1_000_000
 
 # How often in an interval the ring is looked at: slow operations may come in a burst.
 _LOOKS: Final = 4
-# How long a writer that still answers may take to seal; one that hangs is left.
-_SEAL_S: Final = 10.0
+# How long a writer at work may take to seal; one that does nothing, for its disk hangs, is left.
+_SEAL_S: Final = 40.0
+_HANGS_S: Final = 10.0
 _FIRST_NICE: Final = -20
 _MCL_CURRENT: Final = 1
 _MCL_FUTURE: Final = 2
@@ -308,17 +309,32 @@ class Recorder:
         outbox.put_frame(
             wire.END, json.dumps({"mono_ns": time.monotonic_ns(), "reason": reason}).encode()
         )
-        deadline = time.monotonic() + _SEAL_S
-        while outbox.behind and not outbox.closed and time.monotonic() < deadline:
-            time.sleep(0.01)
-            outbox.flush()
-        left = outbox.behind
-        outbox.close()
-        status = None
-        with suppress(subprocess.TimeoutExpired):
-            status = writer.process.wait(max(0.1, deadline - time.monotonic()))
+        left, status = _let_seal(outbox, writer.process)
         _set_nice(0, 0)
         return Ended(reason, status == 0 and not left, status, outbox.merged_intervals)
+
+
+def _let_seal(outbox: Outbox, writer: subprocess.Popen[bytes]) -> tuple[bool, int | None]:
+    """Give the writer what is left and its time; return whether not all was taken, its status.
+
+    The status is None for one that is left: it may end when its disk does no longer hang. On a
+    host short of CPUs it has perhaps not even begun, and is not to be taken for one that hangs.
+    """
+    began = worked = time.monotonic()
+    spent_ns = 0
+    while (status := writer.poll()) is None:
+        now, spends_ns = time.monotonic(), cpu_ns(writer.pid)
+        if spends_ns > spent_ns:
+            worked, spent_ns = now, spends_ns
+        if now - worked > _HANGS_S or now - began > _SEAL_S:
+            break
+        outbox.flush()
+        if not outbox.behind:
+            outbox.close()
+        time.sleep(0.01)
+    left = outbox.behind
+    outbox.close()
+    return left, status
 
 
 def _is_exit(program: str) -> bool:

@@ -17,7 +17,7 @@ from conftest import REPOSITORY, Guests
 
 READY_SECONDS = 180.0
 # What SIGINT may take: sealing is given up after 20 s, the brief report after 60 s.
-END_SECONDS = 120.0
+END_SECONDS = 150.0
 # No RPC is under way; reading it asks no server.
 IDLE = "! grep -q . /sys/kernel/debug/sunrpc/rpc_clnt/*/tasks"
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
-from tracer.clocks import Clocks, ClockWatch, read_clocks, read_clocks_closely
+from tracer.clocks import Clocks, ClockWatch, cpu_ns, read_clocks, read_clocks_closely
 
 S = 1_000_000_000
 START = Clocks(100 * S, 150 * S, 1_795_344_000 * S, 100 * S)
@@ -65,3 +68,16 @@ def test_real_clocks() -> None:
 def test_the_closest_of_several_looks_counts() -> None:
     looks = [later(n, n, n, took_s=took) for n, took in enumerate((3, 2, 0.1, 2, 3))]
     assert read_clocks_closely(iter(looks).__next__) == looks[2]
+
+
+def test_cpu_time_of_another_process() -> None:
+    busy = "from time import *\nwhile process_time() < 0.2: pass\n"
+    busy += "print(process_time_ns(), flush=True)\ninput()"
+    with subprocess.Popen(
+        [sys.executable, "-ISc", busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin and process.stdout
+        own_ns = int(process.stdout.readline())
+        assert own_ns <= cpu_ns(process.pid) < own_ns + S
+        process.communicate(b"\n")
+    assert cpu_ns(process.pid) == 0

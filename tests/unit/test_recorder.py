@@ -236,9 +236,23 @@ def test_the_end_reaches_the_writer_and_its_status_us(status: int, sealed: bool)
     assert (ended.reason, ended.sealed, ended.writer_status) == ("duration", sealed, status)
 
 
-def test_a_writer_that_hangs_is_left_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "_SEAL_S", 0.1)
-    writer = FakeWriter("import time; time.sleep(60)")
+def test_a_writer_at_work_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "_HANGS_S", 0.3)
+    busy = "import sys, time\nwhile time.process_time() < 1.0: pass\nsys.stdin.buffer.read()"
+    writer = FakeWriter(busy)
+    ended = made()._end(FakeCollector(4 << 20), Outbox(writer.fd), writer, "signal")  # type: ignore[arg-type]
+    assert (ended.sealed, ended.writer_status) == (True, 0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "code"),
+    [("_HANGS_S", "import time; time.sleep(60)"), ("_SEAL_S", "while True: pass")],
+)
+def test_a_writer_that_hangs_is_left_after_a_while(
+    monkeypatch: pytest.MonkeyPatch, limit: str, code: str
+) -> None:
+    monkeypatch.setattr(recorder, limit, 0.1)
+    writer = FakeWriter(code)
     box = Outbox(writer.fd)
     began = time.monotonic()
     ended = made()._end(FakeCollector(4 << 20), box, writer, "signal")  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ READY = "/var/tmp/capture.ready"
 SETUP_SECONDS = 300.0
 # Compiling and attaching takes TCG some ten seconds; being busy beside, many more.
 READY_SECONDS = 180.0
-END_SECONDS = 90.0
+END_SECONDS = 150.0
 # A writer that is behind goes on when `nfsblame record` has ended.
 SETTLE_SECONDS = 30.0
 # What tar ends with when a file has changed while it was read.
