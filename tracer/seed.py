@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tracer import calls, queued_packets
+from tracer import calls, queued_packets, rpc_tasks
 from tracer.host import pack_peer
 from tracer.kernel import bpf, functions, tasks
 from tracer.kernel.memory import KernelMemory
+from tracer.kernel.namespaces import Namespaces
 from tracer.procfs.descriptors import descriptors, fdinfo
 from tracer.procfs.holders import asked
 from tracer.records import (
@@ -36,6 +37,7 @@ from tracer.records import (
     OpRec,
     RpcRec,
 )
+from tracer.rpc_tasks import RpcTasks
 from tracer.thread_table import ThreadTable
 
 # Ids of what is found here: above all that BPF counts (CPU << 40 | n).
@@ -61,13 +63,7 @@ LOOK_AT_PACKETS: Final = {
 }
 
 # What has to be found in the kernel's symbols.
-SYMBOLS: Final = ("bit_wait_table", "sunrpc_net_id", queued_packets.SYMBOL)
-_MOST_RPCS: Final = 1 << 14
-# WAIT_TABLE_SIZE of kernel/sched/wait_bit.c, since 5dd43ce2f69d (v4.13).
-_BIT_WAIT_QUEUES: Final = 256
-_SUNRPC_NET_BYTES: Final = 512
-# A clone's parent may be a clone, too.
-_MOST_PARENTS: Final = 4
+SYMBOLS: Final = (*rpc_tasks.SYMBOLS, queued_packets.SYMBOL)
 _WAIT_BLOCKED: Final = 1
 # An nfsd thread that works on a request has one of these on its stack.
 _SERVING: Final = ("svc_process", "nfsd_dispatch")
@@ -112,8 +108,10 @@ class Seeder:
         self._proc = proc
         self._next_id = FIRST_ID
         self._found = Found([], {}, {})
-        self._tasks: dict[int, int] = {}
         self._symbols = symbols
+        self._tasks = dict(tasks.walk(memory))
+        of_all = (memory.current_task(), *self._tasks.values())
+        self._namespaces = Namespaces(memory, of_all, symbols)
         # se.exec_start is of the scheduler's clock; ours ran just now.
         me = memory.current_task()
         exec_start = self._exec_start(me)
@@ -121,7 +119,6 @@ class Seeder:
 
     def look(self) -> Found:
         """Return the operations in flight and the permission listeners."""
-        self._tasks = dict(tasks.walk(self._memory))
         listeners = list(permission_listeners(self._proc))
         groups = {listener: self._group(listener) for listener in listeners}
         blocked = {
@@ -226,7 +223,7 @@ class Seeder:
 
     def _look_at_packets(self) -> None:
         """Find the packets of NFS that processes have to decide on."""
-        found = list(self._of_module(queued_packets.SYMBOL))
+        found = list(self._namespaces.of_module(queued_packets.SYMBOL))
         self._found.lacks_packets = bool(found) and not queued_packets.can_look(self._memory)
         for own in () if self._found.lacks_packets else found:
             for entry, held in queued_packets.queued_packets(
@@ -234,27 +231,6 @@ class Seeder:
             ):
                 held.op_id = self._new_id()
                 self._found.packets[entry] = held
-
-    def _of_module(self, symbol: str) -> Iterator[int]:
-        """Yield a module's own struct of each network namespace: net_generic(net, *symbol)."""
-        memory = self._memory
-        identifier = memory.u32(self._symbols[symbol]) if symbol in self._symbols else None
-        for net in self._net_namespaces() if identifier else ():
-            generic = memory.u64(net, "net.gen")
-            # struct net_generic is an array of pointers, indexed from its beginning.
-            own = memory.u64(generic + 8 * (identifier or 0)) if generic else None
-            if own:
-                yield own
-
-    def _net_namespaces(self) -> set[int]:
-        """Return the struct net of every process."""
-        memory = self._memory
-        proxies = {
-            memory.u64(task, "task_struct.nsproxy")
-            for task in (memory.current_task(), *self._tasks.values())
-        }
-        nets = {memory.u64(proxy, "nsproxy.net_ns") for proxy in proxies if proxy}
-        return {net for net in nets if net}
 
     # The server
 
@@ -351,70 +327,10 @@ class Seeder:
                 rpc.parent_id = op.op_id
 
     def _read_rpcs(self) -> None:
-        """Find the RPC tasks of every rpc_clnt of all network namespaces with a process."""
-        memory = self._memory
-        task_link = memory.offset("rpc_task.tk_task")
-        client_link = memory.offset("rpc_clnt.cl_clients")
-        found: set[int] = set()
-        known: set[int] = set()
-        for clients in self._rpc_clients():
-            for client in memory.list(clients, client_link, _MOST_RPCS):
-                known.add(client)
-                tasks = client + memory.offset("rpc_clnt.cl_tasks")
-                found.update(memory.list(tasks, task_link, _MOST_RPCS))
-        # Not on every kernel is one that waits for a session slot in its client's list: seen
-        # on 7.2. A thread that waits for its end leads to it.
-        found.update(
-            task for task in self._awaited() if memory.u64(task, "rpc_task.tk_client") in known
-        )
-        for task in found:
+        for task in RpcTasks(self._memory, self._namespaces, self._symbols).find():
             rpc = self._rpc(task)
             if rpc is not None:
                 self._found.rpcs[task] = rpc
-
-    def _awaited(self) -> Iterator[int]:
-        """Yield what would be the rpc_task of each bit that a thread waits for."""
-        memory = self._memory
-        table = self._symbols.get("bit_wait_table")
-        entry = memory.offset("wait_bit_queue_entry.wq_entry")
-        link = entry + memory.offset("wait_queue_entry.entry")
-        key = memory.offset("wait_bit_queue_entry.key") + memory.offset("wait_bit_key.flags")
-        for index in range(_BIT_WAIT_QUEUES if table else 0):
-            head = (table or 0) + index * memory.size("wait_queue_head")
-            for waiting in memory.list(
-                head + memory.offset("wait_queue_head.head"), link, _MOST_RPCS
-            ):
-                flags = memory.u64(waiting + key)
-                if flags:
-                    yield flags - memory.offset("rpc_task.tk_runstate")
-
-    def _rpc_clients(self) -> Iterator[int]:
-        """Yield the list heads of rpc_clnts: net_generic(net, sunrpc_net_id)->all_clients."""
-        memory = self._memory
-        for own in self._of_module("sunrpc_net_id"):
-            if memory.knows("sunrpc_net.all_clients"):
-                yield own + memory.offset("sunrpc_net.all_clients")
-            elif head := self._search_rpc_clients(own):
-                yield head
-
-    def _search_rpc_clients(self, own: int) -> int | None:
-        """Return the list head in a struct sunrpc_net whose first entry is an rpc_clnt.
-
-        For kernels that do not tell the struct's layout. A client's cl_parent leads to
-        one that is its own parent, which nothing else does at that offset.
-        """
-        memory = self._memory
-        for head in range(own, own + _SUNRPC_NET_BYTES, 8):
-            entry = memory.u64(head)
-            if not entry or entry == head or memory.u64(entry + 8) != head:
-                continue
-            client: int | None = entry - memory.offset("rpc_clnt.cl_clients")
-            for _ in range(_MOST_PARENTS):
-                parent = memory.u64(client, "rpc_clnt.cl_parent") if client else None
-                if parent and parent == client:
-                    return head
-                client = parent
-        return None
 
     def _rpc(self, task: int) -> RpcRec | None:
         """Return the record of an rpc_task, None if it makes no sense."""

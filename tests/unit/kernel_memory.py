@@ -15,6 +15,8 @@ EMBEDDED = (
     "rpc_message",
     "cache_deferred_req",
     "nf_hook_state",
+    "rpc_wait",
+    "rpc_wait_queue",
 )
 
 

@@ -420,6 +420,49 @@ def test_an_rpc_in_no_list_is_found_by_the_thread_that_waits_for_it(
     assert set(machine.look("client").rpcs) == ({task} if ours else set())
 
 
+@pytest.mark.parametrize("session", [True, False])
+def test_those_that_wait_for_a_slot_are_found_in_its_queue(machine: Host, session: bool) -> None:
+    """Neither in their client's list nor waited for by their bit: a read waits for its page."""
+    memory, first = machine.memory, stuck_rpc(machine, 811, begun_s=5)
+    head = memory.u64(first + memory.offset("rpc_task.tk_task") + 8)
+    assert head is not None
+    memory.link(head, [])
+    second, foreign = memory.struct(), memory.struct()
+    for task in (first, second):
+        memory.put(task, "rpc_task.tk_client", head - memory.offset("rpc_clnt.cl_tasks"))
+    memory.put(second, "rpc_task.tk_start", machine.now_ns - 10**9)
+    memory.put(foreign, "rpc_task.tk_client", memory.struct())
+    symbol, own, client, table = (memory.struct() for _ in range(4))
+    with (machine.proc / "kallsyms").open("a") as symbols:
+        symbols.write(f"{symbol:x} b nfs_net_id\t[nfs]\n")
+    memory.put(symbol, None, 9, 4)
+    at: int | None = memory.current
+    for field in ("task_struct.nsproxy", "nsproxy.net_ns", "net.gen"):
+        at = memory.u64(at or 0, field)
+    generic = at or 0
+    memory.put(generic + 8 * 9, None, own)
+    memory.link(
+        own + memory.offset("nfs_net.nfs_client_list"),
+        [client + memory.offset("nfs_client.cl_share_link")],
+    )
+    if session:
+        memory.put(
+            client, "nfs_client.cl_session", table - memory.offset("nfs4_session.fc_slot_table")
+        )
+    else:
+        memory.put(client, "nfs_client.cl_session", 0)
+        memory.put(client, "nfs_client.cl_slot_tbl", table)
+    queue = table + memory.offset("nfs4_slot_table.slot_tbl_waitq")
+    wait = memory.offset("rpc_task.u")
+    memory.link(
+        queue + memory.offset("rpc_wait_queue.tasks") + 16 * 2,
+        [task + wait + memory.offset("rpc_wait.list") for task in (first, foreign)],
+    )
+    links = wait + memory.offset("rpc_wait.links")
+    memory.link(first + links, [second + links])
+    assert set(machine.look("client").rpcs) == {first, second}
+
+
 def test_clients_are_searched_for_where_the_kernel_does_not_tell_the_layout(
     machine: Host,
 ) -> None:
