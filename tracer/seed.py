@@ -67,6 +67,11 @@ SYMBOLS: Final = (*rpc_tasks.SYMBOLS, queued_packets.SYMBOL)
 _WAIT_BLOCKED: Final = 1
 # An nfsd thread that works on a request has one of these on its stack.
 _SERVING: Final = ("svc_process", "nfsd_dispatch")
+# Where in a result the handle of the file stands that is being worked on. A result of NFSv3,
+# whatever its procedure, begins with the status and a copy of the handle that was asked for.
+_COMPOUND_HANDLE: Final = ("nfsd4_compoundres.cstate", "nfsd4_compound_state.current_fh")
+_NFS3_HANDLE: Final = ("nfsd3_attrstat.fh",)
+_FILE: Final = ("svc_fh.fh_dentry", "dentry.d_inode", "dentry.d_sb", "inode.i_ino")
 # FAN_OPEN_PERM, FAN_ACCESS_PERM, FAN_OPEN_EXEC_PERM, FAN_PRE_ACCESS
 _PERMISSIONS: Final = 0x170000
 
@@ -266,9 +271,25 @@ class Seeder:
             op.peer = (ctypes.c_uint8 * 16)(*pack_peer(address))
         procedure = memory.u64(rqst, "svc_rqst.rq_procinfo")
         op.op = (memory.u64(procedure, "svc_procedure.pc_name") or 0) if procedure else 0
-        if procedure and memory.text(op.op) == "COMPOUND":
+        is_compound = procedure and memory.text(op.op) == "COMPOUND"
+        if is_compound:
             self._read_compound(rqst, op)
+        result = memory.u64(rqst, "svc_rqst.rq_resp")
+        handle = _COMPOUND_HANDLE if is_compound else _NFS3_HANDLE
+        if result and memory.knows(*handle, *_FILE):
+            self._read_file(result + sum(memory.offset(field) for field in handle), op)
         return True
+
+    def _read_file(self, handle: int, op: OpRec) -> None:
+        """Fill in the file of a struct svc_fh, if it has been looked up."""
+        memory = self._memory
+        dentry = memory.u64(handle, "svc_fh.fh_dentry")
+        inode = memory.u64(dentry, "dentry.d_inode") if dentry else None
+        filesystem = memory.u64(dentry, "dentry.d_sb") if dentry else None
+        device = memory.u32(filesystem, "super_block.s_dev") if filesystem else None
+        if dentry and device:
+            op.dentry, op.dev = dentry, device
+            op.ino = (memory.u64(inode, "inode.i_ino") or 0) if inode else 0
 
     def _read_compound(self, rqst: int, op: OpRec) -> None:
         """Fill in which operation of the COMPOUND is running."""

@@ -17,6 +17,8 @@ EMBEDDED = (
     "nf_hook_state",
     "rpc_wait",
     "rpc_wait_queue",
+    "nfsd4_compound_state",
+    "svc_fh",
 )
 
 

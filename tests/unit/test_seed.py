@@ -299,6 +299,32 @@ def test_a_thread_that_ran_meanwhile_is_not_taken(machine: Host) -> None:
     assert set(machine.look("server").threads) == {201}
 
 
+@pytest.mark.parametrize("version", [3, 4])
+@pytest.mark.parametrize("known", [True, False])
+def test_the_file_that_a_request_is_about(machine: Host, version: int, known: bool) -> None:
+    memory = machine.memory
+    _, rqst = machine.nfsd(200, begun_s=30)
+    if version == 4:
+        machine.compound(rqst, ["PUTFH", "WRITE"], running=2)
+        result = memory.u64(rqst, "svc_rqst.rq_resp") or 0
+        handle = result + memory.offset("nfsd4_compoundres.cstate")
+        handle += memory.offset("nfsd4_compound_state.current_fh")
+    else:
+        procedure, result = memory.struct(), memory.struct()
+        memory.put(rqst, "svc_rqst.rq_procinfo", procedure)
+        memory.put(procedure, "svc_procedure.pc_name", memory.string("WRITE"))
+        memory.put(rqst, "svc_rqst.rq_resp", result)
+        handle = result + memory.offset("nfsd3_attrstat.fh")
+    dentry, inode, filesystem = (memory.struct() for _ in range(3))
+    memory.put(handle, "svc_fh.fh_dentry", dentry if known else 0)
+    memory.put(dentry, "dentry.d_inode", inode)
+    memory.put(dentry, "dentry.d_sb", filesystem)
+    memory.put(inode, "inode.i_ino", 12)
+    memory.put(filesystem, "super_block.s_dev", 0xFE00030, 4)
+    op = machine.look("server").threads[200]
+    assert (op.dentry, op.dev, op.ino) == ((dentry, 0xFE00030, 12) if known else (0, 0, 0))
+
+
 @pytest.mark.parametrize("running", [0, 4, 2**32 - 1])
 def test_a_count_out_of_range_names_no_operation(machine: Host, running: int) -> None:
     _, rqst = machine.nfsd(200, begun_s=30)
