@@ -27,7 +27,7 @@ for name in vfs_statx security_inode_getattr path_lookupat filename_lookup; do
     echo "p:poked/$name $name" >> kprobe_events
 done
 for worker in 1 2 3; do while :; do test -e /etc/passwd; done & done
-for round in {1..50}; do echo 1 > events/poked/enable; echo 0 > events/poked/enable; done
+for round in {1..20}; do echo 1 > events/poked/enable; echo 0 > events/poked/enable; done
 kill %1 %2 %3
 echo > kprobe_events
 """

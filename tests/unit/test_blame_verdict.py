@@ -375,6 +375,10 @@ class TestCounting:
         fsync = call(10, 15, wait(10, 15, stack))
         assert [s.operation for s in analyse([client([writeback, fsync])]).stalls] == [fsync]
 
+    def test_a_lease_kept_in_the_background_is_nobodys_wait(self):
+        renewal = rpc(10, 15, op="SEQUENCE", process=None, comm=None)
+        assert analyse([client([renewal])]).stalls == []
+
     def test_rpc_of_a_process_counts_unless_a_stalled_call_overlaps(self):
         late = rpc(10, 15, parent_id=10**9)
         assert len(analyse([client([late])]).stalls) == 1

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Final
 
 from tracer.blame.charge import Bill, bill
 from tracer.blame.hosts import Host
@@ -14,6 +15,10 @@ from tracer.blame.intervals import spans, wall_us
 from tracer.blame.ledger import Ledger
 from tracer.blame.parallel import shares_us
 from tracer.model import Operation, ProcessKey
+
+# By which a client keeps its lease, in the background: whoever waits for one that does not come
+# back has an RPC of his own.
+_LEASE_UPKEEP: Final = frozenset({"SEQUENCE", "RENEW"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,8 @@ def counted(ledger: Ledger) -> list[Stall]:
             and not covered.accounts_for(rpc)
         ]
         stalls += [_stall(ledger, index, rpc) for rpc in rpcs if rpc.process is not None]
-        stalls += _background(ledger, index, [rpc for rpc in rpcs if rpc.process is None])
+        nobodys = [rpc for rpc in rpcs if rpc.process is None and rpc.op not in _LEASE_UPKEEP]
+        stalls += _background(ledger, index, nobodys)
     for index, host in enumerate(ledger.hosts):
         stalls += [
             _stall(ledger, index, op)
