@@ -52,6 +52,7 @@
 #define OP_KERNEL 16	   /* no operation: a kernel thread on the way of all of them */
 #define OP_ANSWER 32	   /* no operation: what a thread did until another could go on */
 #define OP_NFS3 64	   /* server: of NFSv3, whose reply begins with its status */
+#define OP_AWAITS 128	   /* set by the collector: waker has the other end of what it reads */
 
 /*
  * op_rec.watched: what the thread waits for is recorded, for others have waited for it. The

@@ -90,7 +90,7 @@ class Collector:
         ring_bytes: int,
         symbols: Mapping[str, int],
     ) -> None:
-        """``symbols``: the addresses of tracer.deferred.SYMBOLS."""
+        """``symbols``: the addresses of tracer.in_flight.SYMBOLS."""
         self._maps = maps
         self._memory = memory
         self._programs = programs

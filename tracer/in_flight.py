@@ -6,7 +6,8 @@ import ctypes
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from tracer import calls
+from tracer import awaited, calls, deferred
+from tracer.awaited import Awaited, Process
 from tracer.deferred import Deferred
 from tracer.kernel import bpf, tasks
 from tracer.kernel.memory import KernelMemory
@@ -18,6 +19,7 @@ from tracer.records import (
     NAME_PART_LEN,
     NAME_PARTS,
     NO_STACK,
+    OP_AWAITS,
     OP_BEGIN_UNKNOWN,
     OP_IN_FLIGHT,
     OP_KERNEL,
@@ -26,10 +28,14 @@ from tracer.records import (
     WAIT_HELD,
     HeldRec,
     OpRec,
+    ProcId,
     RpcRec,
 )
 from tracer.thread_table import ThreadTable
 
+# What has to be found in the kernel's symbols.
+SYMBOLS: Final = (*awaited.SYMBOLS, *deferred.SYMBOLS)
+_MOST_AWAITED: Final = 1024
 _IDLE_RPC_NS: Final = 60_000_000_000
 _COME_LATER: Final = frozenset({-EJUKEBOX, -NFS4ERR_DELAY, -NFS4ERR_GRACE})
 
@@ -45,7 +51,7 @@ class InFlight:
         threshold_ns: int,
         symbols: Mapping[str, int],
     ) -> None:
-        """``symbols``: the addresses of tracer.deferred.SYMBOLS."""
+        """``symbols``: the addresses of SYMBOLS."""
         self._maps = maps
         self._memory = memory
         self._sleepers = sleepers
@@ -56,6 +62,8 @@ class InFlight:
         )
         self._held = bpf.BatchReader(maps["held"], 8, ctypes.sizeof(HeldRec))
         self._deferred = Deferred(maps, memory, symbols) if "deferred" in maps else None
+        self._awaited = Awaited(memory, symbols)
+        self._awaited_by: dict[tuple[int, int], Process | None] = {}  # thread, since when
         self._groups: set[int] = set()  # whose holders are known, or were looked for
         # How many calls that began before recording had not ended at the last look.
         self.stuck_before = 0
@@ -74,7 +82,8 @@ class InFlight:
             records = self._old_ops(now_ns)
         for record in records:
             self._see_group(record)
-            yield _flagged(self._with_name(record), At.op_flags)
+            named = self._with_awaited(self._with_name(record))
+            yield _flagged(named, At.op_flags, OP_IN_FLIGHT)
         yield from self._put_off(now_ns)
 
     def _put_off(self, now_ns: int) -> Iterator[bytes]:
@@ -147,6 +156,26 @@ class InFlight:
         names = b"".join(parts).ljust(NAME_PARTS * NAME_PART_LEN, b"\0")
         return record[:at] + names + record[at + len(names) :]
 
+    def _with_awaited(self, record: bytes) -> bytes:
+        """Return the record of who has an event to answer with whose message it waits for."""
+        if not record[At.op_watched] & ASKED or record[At.op_active] or not _sleeps(record):
+            return record
+        if U64.unpack_from(record, At.op_waking)[0]:
+            return record  # it has come
+        tid = U32.unpack_from(record, At.op_tid)[0]
+        wait = (tid, U64.unpack_from(record, At.op_off)[0])
+        if wait not in self._awaited_by:
+            if len(self._awaited_by) >= _MOST_AWAITED:
+                self._awaited_by.clear()
+            pid = ProcId.from_buffer_copy(record, At.op_proc).tgid
+            self._awaited_by[wait] = self._awaited.by(pid, tid)
+        process = self._awaited_by[wait]
+        if process is None:
+            return record
+        waker = bytes(ProcId(process.start_ns, process.pid))
+        at = At.op_waker
+        return _flagged(record[:at] + waker + record[at + len(waker) :], At.op_flags, OP_AWAITS)
+
     def _see_group(self, record: bytes) -> None:
         """Find who holds the fanotify group an operation hangs at, once for each group.
 
@@ -195,7 +224,7 @@ class InFlight:
             if not self._is_task_of(U64.unpack(task)[0], record):
                 self._forget_rpc(task, record)
                 continue
-            yield _flagged(record, At.rpc_flags)
+            yield _flagged(record, At.rpc_flags, OP_IN_FLIGHT)
 
     def _to_be_sent_again(self, key: bytes, record: bytes) -> bytes | None:
         """Return what has ended as the RPC that its task is going to send, None if it is not.
@@ -240,13 +269,16 @@ def _to_be_looked_at(record: bytes) -> bool:
     """
     if U64.unpack_from(record, At.op_mark)[0]:
         return True
+    return _sleeps(record) and S32.unpack_from(record, At.op_off_stack)[0] == NO_STACK
+
+
+def _sleeps(record: bytes) -> bool:
+    """Return whether a thread waits for something, and not for a CPU."""
     off_ns = U64.unpack_from(record, At.op_off)[0]
-    kind = U32.unpack_from(record, At.op_off_kind)[0]
-    stack = S32.unpack_from(record, At.op_off_stack)[0]
-    return bool(off_ns and kind == WAIT_BLOCKED and stack == NO_STACK)
+    return bool(off_ns) and U32.unpack_from(record, At.op_off_kind)[0] == WAIT_BLOCKED
 
 
-def _flagged(record: bytes, at: int) -> bytes:
-    """Return the record marked as in flight."""
-    flags = U32.unpack_from(record, at)[0] | OP_IN_FLIGHT
+def _flagged(record: bytes, at: int, flag: int) -> bytes:
+    """Return the record with a flag set in its flags."""
+    flags = U32.unpack_from(record, at)[0] | flag
     return record[:at] + U32.pack(flags) + record[at + 4 :]

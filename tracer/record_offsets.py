@@ -32,6 +32,7 @@ class At:
     op_group = OpRec.group.offset
     op_off_kind = OpRec.off_kind.offset
     op_off_stack = OpRec.off_stack.offset
+    op_waking = OpRec.waking_ns.offset
     op_waker = OpRec.waker.offset
     op_waker_stack = OpRec.waker_stack.offset
     op_nwaits = OpRec.nwaits.offset

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tracer import __version__, deferred, foreign, host, seed, shortage, wire
+from tracer import __version__, foreign, host, in_flight, seed, shortage, wire
 from tracer.children import END_SIGNALS, Compiler, Loaded, Writer
 from tracer.clocks import cpu_ns, read_clocks_closely
 from tracer.collector import Collector
@@ -112,7 +112,7 @@ class Recorder:
             self._note_probe(described, described["reason"])
         memory = self._memory(loaded)
         # Before there is anything to drain: it takes its time.
-        symbols = addresses_of({*deferred.SYMBOLS, *seed.SYMBOLS})
+        symbols = addresses_of({*in_flight.SYMBOLS, *seed.SYMBOLS})
         sleepers = bpf.attach_iterator(_required(loaded, "iter"))
         collector = Collector(
             loaded.maps,
@@ -303,12 +303,14 @@ class Recorder:
         last = collector.drain()
         self._for_stuck.detach()
         collector.stop()
-        for link in self._links:
-            os.close(link)
         outbox.put(last)
         outbox.put_frame(
             wire.END, json.dumps({"mono_ns": time.monotonic_ns(), "reason": reason}).encode()
         )
+        # Meanwhile the writer seals: on a host short of CPUs each takes half a second.
+        for link in self._links:
+            os.close(link)
+            outbox.flush()
         left, status = _let_seal(outbox, writer.process)
         _set_nice(0, 0)
         return Ended(reason, status == 0 and not left, status, outbox.merged_intervals)

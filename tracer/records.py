@@ -44,6 +44,7 @@ OP_DROPPED: Final = 4
 RPC_ENDED: Final = 8
 OP_KERNEL: Final = 16
 OP_ANSWER: Final = 32
+OP_AWAITS: Final = 128
 
 ASKED: Final = 128
 

@@ -178,7 +178,13 @@ WAITS = Table(
         _n("first_mono_us", "int64", "begin of the first; null for sums", "73120000"),
         _n("last_mono_us", "int64", "end of the last, or ts if in flight", "75120312"),
         _n("stack_id", "int64", "stack of the waiting thread, see stacks", "6148914691236517205"),
-        _n("waker_pid", "int64", "process that woke the thread; runnable: that had the CPU", "402"),
+        _n(
+            "waker_pid",
+            "int64",
+            "process that woke the thread; runnable: that had the CPU; in flight: that has the "
+            "other end of the socket or pipe it reads",
+            "402",
+        ),
         _n("waker_start_us", "int64", "its start", "3100000"),
         _n(
             "waker_stack_id",

@@ -15,7 +15,7 @@ import ctypes
 import errno
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +28,9 @@ from tracer.kernel.namespaces import Namespaces
 from tracer.procfs.descriptors import descriptors, fdinfo
 from tracer.procfs.holders import asked
 from tracer.records import (
+    ASKED,
     NO_STACK,
+    OP_ANSWER,
     OP_BEGIN_UNKNOWN,
     OP_KERNEL,
     SIDE_CLIENT,
@@ -130,6 +132,7 @@ class Seeder:
             group: set(tasks.waiting_for(self._memory, group)) for group in groups.values() if group
         }
         self._watch_softirqs()
+        self._watch_asked(group for group in groups.items() if blocked.get(group[1] or 0))
         self._look_at_packets()
         if "server" in self._sides:
             self._look_at_server(blocked)
@@ -157,18 +160,8 @@ class Seeder:
 
     def _thread(self, process: int, tid: int) -> int | None:
         """Return the task_struct of a thread of a process."""
-        memory = self._memory
         leader = self._tasks.get(process)
-        if leader is None or process == tid:
-            return leader
-        signal = memory.u64(leader, "task_struct.signal")
-        if not signal:
-            return None
-        head = signal + memory.offset("signal_struct.thread_head")
-        for task in memory.list(head, memory.offset("task_struct.thread_node"), tasks.MOST_TASKS):
-            if memory.u32(task, "task_struct.pid") == tid:
-                return task
-        return None
+        return tasks.thread(self._memory, leader, tid) if leader else None
 
     def _exec_start(self, task: int) -> int | None:
         at = self._memory.offset("task_struct.se") + self._memory.offset("sched_entity.exec_start")
@@ -204,12 +197,43 @@ class Seeder:
 
     def _group(self, listener: PermissionListener) -> int | None:
         """Return the struct fsnotify_group * behind a descriptor of a process."""
+        task = self._tasks.get(listener.pid)
+        file = tasks.file(self._memory, task, listener.fd) if task else None
+        return self._memory.u64(file, "file.private_data") if file else None
+
+    def _watch_asked(self, hanging: Iterable[tuple[PermissionListener, int | None]]) -> None:
+        """Have the listeners watched that have an event in hand, as far as it is sure which thread.
+
+        ``hanging``: those whose answer a task waits for, with their groups.
+        """
+        for listener, group in hanging:
+            task = self._tasks.get(listener.pid)
+            if not task or not group or not self._has_one_thread(task) or not self._is_asked(group):
+                continue
+            op = self._sleeping_op(task, listener.pid, self._host_side)
+            op.op, op.active, op.watched = calls.vfs_number("answer"), 0, ASKED | 1
+            op.flags = OP_ANSWER | OP_BEGIN_UNKNOWN
+            op.begin_ns = op.off_ns
+            self._found.threads[listener.pid] = op
+
+    def _has_one_thread(self, leader: int) -> bool:
         memory = self._memory
-        address: int | None = self._tasks.get(listener.pid)
-        for link in ("task_struct.files", "files_struct.fdt", "fdtable.fd"):
-            address = memory.u64(address, link) if address else None
-        file = memory.u64(address + 8 * listener.fd) if address else None
-        return memory.u64(file, "file.private_data") if file else None
+        signal = memory.u64(leader, "task_struct.signal")
+        head = signal + memory.offset("signal_struct.thread_head") if signal else 0
+        link = memory.offset("task_struct.thread_node")
+        return len(list(memory.list(head, link, 2))) == 1 if head else False
+
+    def _is_asked(self, group: int) -> bool:
+        """Return whether an event of a group has been read and not been answered."""
+        memory = self._memory
+        data = group + memory.offset("fsnotify_group.fanotify_data")
+        head = data + memory.offset("fanotify_group_private_data.access_list")
+        return any(memory.list(head, 0, 1))
+
+    @property
+    def _host_side(self) -> int:
+        """Return the side of what belongs to neither."""
+        return SIDE_SERVER if "server" in self._sides else SIDE_CLIENT
 
     def _watch_softirqs(self) -> None:
         """Have the threads watched that handle packets when interrupts leave them to others."""
@@ -218,7 +242,7 @@ class Seeder:
             if not comm.startswith("ksoftirqd/"):
                 continue
             op = OpRec(tid=pid, flags=OP_KERNEL, waker_stack=-1, comm=comm.encode())
-            op.side = SIDE_SERVER if "server" in self._sides else SIDE_CLIENT
+            op.side = self._host_side
             op.op = calls.vfs_number("softirq")
             op.proc.tgid = pid
             op.proc.start_ns = tasks.start_ns(self._memory, task)

@@ -231,6 +231,19 @@ def test_an_agent_that_has_not_answered() -> None:
     assert named(analysis) == [("process", "backupd", "lock")]
 
 
+@pytest.mark.parametrize(
+    ("stack", "culprit"),
+    [(SOCKET_WAIT, "engined"), ((*SCHEDULE, "pipe_read"), "engined"), (POLL_WAIT, "qaxsafed")],
+)
+def test_a_message_that_has_not_come(stack: tuple[str, ...], culprit: str) -> None:
+    """Nobody has woken the agent: the waker is who has the other end of what it reads."""
+    op = served(1, 3, held(1, 3, in_flight=True), in_flight=True)
+    read = wait(1, 3, stack, waker=ENGINE, in_flight=True)
+    stuck = answer(1, 3, AGENT, read, in_flight=True)
+    analysis = analyse([scene(stuck, operations=(op,), listeners=(listener(),))])
+    assert named(analysis) == [("process", culprit, "fanotify")]
+
+
 def test_which_of_several_threads_has_not_answered_is_not_known() -> None:
     op = served(1, 3, held(1, 3, in_flight=True), in_flight=True)
     lock = wait(1, 3, LOCK_WAIT, waker=OTHER, waker_stack=UNLOCK)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tracer import in_flight
+from tracer.awaited import Process
 from tracer.in_flight import InFlight
 from tracer.records import (
     ASKED,
     FIRST_SLEEPER,
     NO_STACK,
+    OP_AWAITS,
     OP_BEGIN_UNKNOWN,
     OP_IN_FLIGHT,
     OP_KERNEL,
@@ -30,11 +33,13 @@ def bare() -> InFlight:
     """Return what is in flight in no maps."""
     one = InFlight.__new__(InFlight)
     one._deferred = None
+    one._awaited_by = {}
+    one._groups = set()
     return one
 
 
 def test_a_record_is_flagged_in_place() -> None:
-    assert in_flight._flagged(b"abcd\x02\0\0\0efgh", 4) == b"abcd\x03\0\0\0efgh"
+    assert in_flight._flagged(b"abcd\x02\0\0\0efgh", 4, 1) == b"abcd\x03\0\0\0efgh"
 
 
 class Records:
@@ -203,3 +208,52 @@ def test_what_is_under_way(bare: InFlight, op: OpRec, shown: bool) -> None:
     bare._threads = Table(op)  # type: ignore[assignment]
     bare._threshold_ns, bare._groups = 10, set()
     assert len(list(bare.operations(100))) == shown
+
+
+class Peers:
+    """Who has the other end, asked once."""
+
+    def __init__(self, process: Process | None) -> None:
+        self.process = process
+        self.asked: list[tuple[int, int]] = []
+
+    def by(self, pid: int, tid: int) -> Process | None:
+        self.asked.append((pid, tid))
+        return self.process
+
+
+READING: dict[str, Any] = {"begin_ns": 5, "off_ns": 6, "off_kind": WAIT_BLOCKED, "off_stack": 7}
+
+
+@pytest.mark.parametrize(
+    ("op", "asked"),
+    [
+        (OpRec(**READING, tid=413, watched=ASKED | 1), True),
+        (OpRec(**READING, tid=413, watched=1, active=1), False),
+        (OpRec(**READING, tid=413, watched=ASKED | 1, waking_ns=8), False),
+        (OpRec(begin_ns=5, tid=413, watched=ASKED | 1), False),
+    ],
+    ids=["reads", "in an operation", "woken", "runs"],
+)
+def test_whose_message_has_not_come_is_looked_for_once(
+    bare: InFlight, op: OpRec, asked: bool
+) -> None:
+    op.proc.tgid = 412
+    bare._threshold_ns = 10
+    bare._threads = Table(op)  # type: ignore[assignment]
+    peers = Peers(Process(500, 4))
+    bare._awaited = peers  # type: ignore[assignment]
+    for _ in range(2):
+        (record,) = map(OpRec.from_buffer_copy, bare.operations(100))
+        assert bool(record.flags & OP_AWAITS) == asked
+        assert (record.waker.tgid, record.waker.start_ns) == ((500, 4) if asked else (0, 0))
+    assert peers.asked == ([(412, 413)] if asked else [])
+
+
+def test_a_message_that_has_no_known_sender(bare: InFlight) -> None:
+    op = OpRec(**READING, tid=413, watched=ASKED | 1)
+    bare._threshold_ns = 10
+    bare._threads = Table(op)  # type: ignore[assignment]
+    bare._awaited = Peers(None)  # type: ignore[assignment]
+    (record,) = map(OpRec.from_buffer_copy, bare.operations(100))
+    assert (record.flags, record.waker.tgid) == (OP_IN_FLIGHT, 0)

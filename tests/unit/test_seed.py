@@ -17,7 +17,9 @@ from tracer import calls, queued_packets, seed
 from tracer.kernel import bpf, tasks
 from tracer.procfs.symbols import addresses_of
 from tracer.records import (
+    ASKED,
     NO_STACK,
+    OP_ANSWER,
     OP_BEGIN_UNKNOWN,
     SIDE_CLIENT,
     SIDE_SERVER,
@@ -118,6 +120,7 @@ class Host:
         memory.put(task, "task_struct.files", files)
         memory.put(files, "files_struct.fdt", table)
         memory.put(table, "fdtable.fd", array)
+        memory.put(table, "fdtable.max_fds", 64, 4)
         memory.put(array + 8 * fd, None, file)
         memory.put(file, "file.private_data", group)
         head = (
@@ -230,6 +233,35 @@ def test_threads_that_sleep_uninterruptibly_whatever_their_names(tmp_path: Path)
     (tmp_path / "self").mkdir()
     found = sorted(seed.sleeping_threads(tmp_path))
     assert found == [(10, 10), (10, 12), (10, 13)]
+
+
+# A listener that has an event in hand
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("read", [True, False])
+@pytest.mark.parametrize("hangs", [True, False])
+def test_a_listener_is_watched_if_it_is_sure_which_thread_is_asked(
+    machine: Host, threads: int, read: bool, hangs: bool
+) -> None:
+    memory, agent = machine.memory, machine.add_task(640, "qaxsafed", slept_s=20)
+    signal = memory.struct()
+    memory.put(agent, "task_struct.signal", signal)
+    node = memory.offset("task_struct.thread_node")
+    memory.link(
+        signal + memory.offset("signal_struct.thread_head"),
+        [agent + node, memory.struct() + node][:threads],
+    )
+    group = machine.listener(640, 5, [machine.nfsd(200, begun_s=20)[0]] if hangs else [])
+    memory.layout["OFF_fanotify_group_private_data__access_list"] = 0x100
+    head = group + memory.offset("fsnotify_group.fanotify_data") + 0x100
+    memory.link(head, [memory.struct()] if read else [])
+    threads_found = machine.look("server").threads
+    assert (640 in threads_found) == (threads == 1 and read and hangs)
+    if 640 in threads_found:
+        op = threads_found[640]
+        assert (calls.name(op.op), op.active, op.watched) == ("answer", 0, ASKED | 1)
+        assert (op.flags, op.begin_ns) == (OP_ANSWER | OP_BEGIN_UNKNOWN, op.off_ns)
 
 
 # The server

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from tracer.blame.charge import Charge, Culprit, Link, Mix, add, filled
 from tracer.blame.intervals import Span, spans
-from tracer.blame.means import looked_for, means_of
+from tracer.blame.means import looked_for, means_of, read_from
 from tracer.blame.programs import Program, program_of
 from tracer.model import Operation
 
@@ -67,10 +67,13 @@ class Chains:
 
 
 def means_of_wait(op: Operation, span: Span) -> str | None:
-    """Return by what a process waited for the one that woke it, None if that is not proven."""
+    """Return by what a process waited for its waker, None if it is not proven that it did."""
     wait = span.wait
     if wait.kind != "blocked" or wait.waker is None:
         return None
+    if wait.in_flight:
+        # Nobody has woken it yet: the waker is who has the other end of what it reads.
+        return read_from(wait.stack)
     means = means_of(wait.stack, wait.waker_stack)
     if means is None and _is_last(op, span):
         means = looked_for(wait.stack, wait.waker_stack)

@@ -54,6 +54,13 @@ def means_of(stack: tuple[str, ...], waker_stack: tuple[str, ...]) -> str | None
     return None
 
 
+def read_from(stack: tuple[str, ...]) -> str | None:
+    """Return through what a sleeper waits for a message, None if it waits for something else."""
+    frames = [bare(frame) for frame in stack]
+    reads = (row for row in MEANS if row.name == "socket" or row.ends.fullmatch("pipe_write"))
+    return next((row.name for row in reads if any(map(row.waits.fullmatch, frames))), None)
+
+
 def looked_for(stack: tuple[str, ...], waker_stack: tuple[str, ...]) -> str | None:
     """Return what came from its waker to a sleeper that waited for whichever came first."""
     if not any(_LOOKS.fullmatch(bare(frame)) for frame in stack):

@@ -26,6 +26,20 @@ def walk(memory: KernelMemory) -> Iterator[tuple[int, int]]:
             yield pid, task
 
 
+def thread(memory: KernelMemory, leader: int, tid: int) -> int | None:
+    """Return the task_struct of a thread, given that of its process's main thread."""
+    if memory.u32(leader, "task_struct.pid") == tid:
+        return leader
+    signal = memory.u64(leader, "task_struct.signal")
+    if not signal:
+        return None
+    head = signal + memory.offset("signal_struct.thread_head")
+    for task in memory.list(head, memory.offset("task_struct.thread_node"), MOST_TASKS):
+        if memory.u32(task, "task_struct.pid") == tid:
+            return task
+    return None
+
+
 def start_ns(memory: KernelMemory, leader: int) -> int:
     """Return a process's start in CLOCK_BOOTTIME ns, from its main thread's task."""
     return memory.u64(leader, "task_struct.start_boottime") or 0
@@ -48,16 +62,28 @@ def waiting_for(memory: KernelMemory, group: int) -> Iterator[int]:
 def holders_of(memory: KernelMemory, group: int) -> Iterator[tuple[int, int]]:
     """Yield (pid, start in ns) of each process that has a descriptor of a fanotify group."""
     for pid, task in walk(memory):
-        if any(memory.u64(file, "file.private_data") == group for file in _files(memory, task)):
+        if any(memory.u64(file, "file.private_data") == group for file in files(memory, task)):
             yield pid, start_ns(memory, task)
 
 
-def _files(memory: KernelMemory, task: int) -> Iterator[int]:
+def files(memory: KernelMemory, task: int) -> Iterator[int]:
     """Yield the struct file of each descriptor of a process."""
-    files = memory.u64(task, "task_struct.files")
-    table = memory.u64(files, "files_struct.fdt") if files else None
+    array, count = _descriptors(memory, task)
+    if array:
+        yield from memory.pointers(array, count)
+
+
+def file(memory: KernelMemory, task: int, number: int) -> int | None:
+    """Return the struct file of a descriptor of a process."""
+    array, count = _descriptors(memory, task)
+    return memory.u64(array + 8 * number) or None if array and number < count else None
+
+
+def _descriptors(memory: KernelMemory, task: int) -> tuple[int, int]:
+    """Return where a process's array of struct file * is, and its length; 0 if there is none."""
+    table = memory.u64(task, "task_struct.files")
+    table = memory.u64(table, "files_struct.fdt") if table else None
     array = memory.u64(table, "fdtable.fd") if table else None
     if not table or not array:
-        return
-    count = min(memory.u32(table, "fdtable.max_fds") or 0, _MOST_FDS)
-    yield from memory.pointers(array, count)
+        return 0, 0
+    return array, min(memory.u32(table, "fdtable.max_fds") or 0, _MOST_FDS)

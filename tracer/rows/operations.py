@@ -19,7 +19,9 @@ from tracer.records import (
     LAYERS,
     MAX_WAITS,
     NAME_PART_LEN,
+    NO_STACK,
     OP_ANSWER,
+    OP_AWAITS,
     OP_BEGIN_UNKNOWN,
     OP_DROPPED,
     OP_IN_FLIGHT,
@@ -250,7 +252,7 @@ def _going_on(rec: OpRec, now_ns: int, look: Lookups) -> list[Row]:
                 "stack_id": look.stack(rec.off_stack),
                 "fanotify_group": group_name(rec.group),
                 "unread_us": _unread_us(rec, first_ns, last_ns) if kind == BLOCKED else None,
-                **(_woken(rec, look) if kind == woken else {}),
+                **(_woken(rec, look) if kind == woken or rec.flags & OP_AWAITS else {}),
             }
         )
     return rows
@@ -283,8 +285,8 @@ def _still(kind: int, first_ns: int, last_ns: int, without_ns: int) -> Row:
 
 
 def _woken(rec: OpRec, look: Lookups) -> Row:
-    """Return the columns of who has woken a thread that does not run yet."""
-    by = waker(rec.waker, rec.waker_stack, look)
+    """Return the columns of who has woken a thread that does not run yet, or has to."""
+    by = waker(rec.waker, NO_STACK if rec.flags & OP_AWAITS else rec.waker_stack, look)
     return by | {"waker_tid": rec.waker_tid or None if by["waker_pid"] else None}
 
 

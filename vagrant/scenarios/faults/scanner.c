@@ -1,6 +1,7 @@
 /*
  * scanner: stands in for an on-access scanner. Its workers ask its engine, a process of its own,
- * about each file that is to be opened, over a socket, and wait for the answer.
+ * about each file that is to be opened, over a socket, and wait for the answer. Without workers it
+ * does so itself, and waits however long it takes.
  *
  *   scanner PATH SOCKET WORKERS
  */
@@ -28,25 +29,31 @@ static int engine_at(const char *path)
 	return engine;
 }
 
+static void ask(int engine, int file, int timeout_ms)
+{
+	struct pollfd answer = { .fd = engine, .events = POLLIN };
+	char verdict;
+
+	if (write(engine, "?", 1) != 1 || (timeout_ms && poll(&answer, 1, timeout_ms) != 1) ||
+	    read(engine, &verdict, 1) != 1)
+		die("engine");
+	permit(group, file);
+}
+
 static void *work(void *unused)
 {
-	struct pollfd engine = { .fd = engine_at(engine_path), .events = POLLIN };
-	char verdict;
-	int file;
+	int engine = engine_at(engine_path), file;
 
-	while (read(to_workers[0], &file, sizeof(file)) == sizeof(file)) {
+	while (read(to_workers[0], &file, sizeof(file)) == sizeof(file))
 		/* As clients with a timeout do. */
-		if (write(engine.fd, "?", 1) != 1 || poll(&engine, 1, 60000) != 1 ||
-		    read(engine.fd, &verdict, 1) != 1)
-			die("engine");
-		permit(group, file);
-	}
+		ask(engine, file, 60000);
 	return unused;
 }
 
 int main(int argc, char **argv)
 {
 	struct fanotify_event_metadata event;
+	int workers, engine = -1;
 	pthread_t worker;
 
 	if (argc != 4) {
@@ -56,7 +63,10 @@ int main(int argc, char **argv)
 	engine_path = argv[2];
 	if (pipe(to_workers))
 		die("pipe");
-	for (int left = atoi(argv[3]); left > 0; left--)
+	workers = atoi(argv[3]);
+	if (!workers)
+		engine = engine_at(engine_path);
+	for (int left = workers; left > 0; left--)
 		if (pthread_create(&worker, NULL, work, NULL))
 			die("worker");
 	group = ask_for(FAN_OPEN_PERM, argv[1]);
@@ -64,6 +74,8 @@ int main(int argc, char **argv)
 	while (read(group, &event, sizeof(event)) == sizeof(event)) {
 		if (event.pid == getpid())
 			permit(group, event.fd);
+		else if (!workers)
+			ask(engine, event.fd, 0);
 		else if (write(to_workers[1], &event.fd, sizeof(event.fd)) < 0)
 			die("hand on");
 	}

@@ -1,0 +1,128 @@
+"""Whose message a thread waits for that has not come: who has the other end of its socket or pipe.
+
+A wait that has ended tells by its waker whom it was for. For one that lasts, the system call's
+descriptor is looked at: that is proof, where who answered earlier is not. Sockets are those of
+the unix domain; who is at the other end of others, this host does not know.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from tracer.kernel import tasks
+from tracer.kernel.memory import KernelMemory
+
+# What has to be found in the kernel's symbols: of which kind a struct file is.
+SYMBOLS: Final = ("socket_file_ops", "pipefifo_fops")
+
+_FIELDS: Final = (
+    "task_struct.stack",
+    "file.f_op",
+    "file.f_mode",
+    "file.private_data",
+    "socket.sk",
+    "socket.file",
+    "sock.sk_socket",
+    "sock_common.skc_family",
+    "unix_sock.peer",
+)
+# read, readv, recvfrom, recvmsg, recvmmsg: arch/x86/entry/syscalls/syscall_64.tbl
+_READS: Final = frozenset({0, 19, 45, 47, 299})
+_THREAD_BYTES: Final = 16384
+# TOP_OF_KERNEL_STACK_PADDING: 16 where the kernel knows FRED, since v6.9.
+_PADDINGS: Final = (0, 16)
+# struct pt_regs of x86-64: where in it stand the first argument, the number of the call, and
+# the two selectors by which it is known that it is one.
+_REGISTERS: Final = struct.Struct("<21Q")
+_NO_REGISTERS: Final = bytes(_REGISTERS.size)
+_DI, _ORIG_AX, _CS, _SS = 14, 15, 17, 20
+_USER_CS, _USER_SS = 0x33, 0x2B
+_AF_UNIX: Final = 1
+_FMODE_WRITE: Final = 2
+
+
+class Process(NamedTuple):
+    """A process as records have it."""
+
+    pid: int
+    start_ns: int
+
+
+class Awaited:
+    """Finds whom threads wait for that read what does not come."""
+
+    def __init__(self, memory: KernelMemory, symbols: Mapping[str, int]) -> None:
+        """``symbols``: the addresses of SYMBOLS."""
+        self._memory = memory
+        self._symbols = symbols
+        self._can_look = memory.knows(*_FIELDS) and symbols.keys() >= set(SYMBOLS)
+
+    def by(self, pid: int, tid: int) -> Process | None:
+        """Return the one process at the other end, None if there is none, or more, or it reads not.
+
+        ``pid``: the thread's process, which has its own end open, and perhaps the other one.
+        """
+        file = self._read_by(pid, tid) if self._can_look else None
+        is_other_end = self._other_end(file) if file else None
+        if is_other_end is None:
+            return None
+        others = [
+            Process(number, tasks.start_ns(self._memory, task))
+            for number, task in tasks.walk(self._memory)
+            if number != pid and any(map(is_other_end, tasks.files(self._memory, task)))
+        ]
+        return others[0] if len(others) == 1 else None
+
+    def _read_by(self, pid: int, tid: int) -> int | None:
+        """Return the struct file that a sleeping thread reads from."""
+        memory = self._memory
+        leader = next((task for number, task in tasks.walk(memory) if number == pid), None)
+        task = tasks.thread(memory, leader, tid) if leader else None
+        stack = memory.u64(task, "task_struct.stack") if task else None
+        descriptor = self._descriptor(stack) if stack else None
+        return tasks.file(memory, task, descriptor) if task and descriptor is not None else None
+
+    def _descriptor(self, stack: int) -> int | None:
+        """Return what the system call reads from, given the lowest address of a kernel stack."""
+        for padding in _PADDINGS:
+            at = stack + _THREAD_BYTES - padding - _REGISTERS.size
+            registers = _REGISTERS.unpack(self._memory.read(at, _REGISTERS.size) or _NO_REGISTERS)
+            selectors = registers[_CS] & 0xFFFF, registers[_SS] & 0xFFFF
+            if selectors == (_USER_CS, _USER_SS) and registers[_ORIG_AX] in _READS:
+                return int(registers[_DI]) & 0xFFFFFFFF
+        return None
+
+    def _other_end(self, file: int) -> Callable[[int], bool] | None:
+        """Return what tells of a struct file whether it is the other end of one that is read."""
+        memory = self._memory
+        kind = memory.u64(file, "file.f_op")
+        if kind == self._symbols["socket_file_ops"]:
+            peer = self._peer(file)
+            return peer.__eq__ if peer else None
+        if kind != self._symbols["pipefifo_fops"]:
+            return None
+        pipe = memory.u64(file, "file.private_data")
+
+        def writes(other: int) -> bool:
+            return (
+                memory.u64(other, "file.f_op") == kind
+                and memory.u64(other, "file.private_data") == pipe
+                and bool((memory.u32(other, "file.f_mode") or 0) & _FMODE_WRITE)
+            )
+
+        return writes
+
+    def _peer(self, file: int) -> int | None:
+        """Return the struct file of the socket that a unix socket is connected to."""
+        memory = self._memory
+        at: int | None = memory.u64(file, "file.private_data")
+        sock = memory.u64(at, "socket.sk") if at else None
+        family = memory.read(sock + memory.offset("sock_common.skc_family"), 2) if sock else None
+        if not sock or family != struct.pack("<H", _AF_UNIX):
+            return None
+        at = sock
+        for link in ("unix_sock.peer", "sock.sk_socket", "socket.file"):
+            at = memory.u64(at, link) if at else None
+        return at
