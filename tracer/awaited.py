@@ -2,7 +2,7 @@
 
 A wait that has ended tells by its waker whom it was for. For one that lasts, the system call's
 descriptor is looked at: that is proof, where who answered earlier is not. Sockets are those of
-the unix domain; who is at the other end of others, this host does not know.
+the unix domain, and of TCP over IPv4 within one network namespace.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ _FIELDS: Final = (
     "socket.file",
     "sock.sk_socket",
     "sock_common.skc_family",
+    "sock_common.skc_net",
+    "sock_common.skc_addrpair",
+    "sock_common.skc_portpair",
     "unix_sock.peer",
 )
 # read, readv, recvfrom, recvmsg, recvmmsg: arch/x86/entry/syscalls/syscall_64.tbl
@@ -40,6 +43,7 @@ _NO_REGISTERS: Final = bytes(_REGISTERS.size)
 _DI, _ORIG_AX, _CS, _SS = 14, 15, 17, 20
 _USER_CS, _USER_SS = 0x33, 0x2B
 _AF_UNIX: Final = 1
+_AF_INETS: Final = frozenset({2, 10})  # IPv4, and as IPv6 writes it
 _FMODE_WRITE: Final = 2
 
 
@@ -48,6 +52,20 @@ class Process(NamedTuple):
 
     pid: int
     start_ns: int
+
+
+class _Connection(NamedTuple):
+    """One end's view of a TCP connection, its network namespace's address first."""
+
+    net: int | None
+    own: int
+    own_port: int
+    peer: int
+    peer_port: int
+
+    def turned(self) -> _Connection:
+        """Return the other end's."""
+        return _Connection(self.net, self.peer, self.peer_port, self.own, self.own_port)
 
 
 class Awaited:
@@ -99,8 +117,7 @@ class Awaited:
         memory = self._memory
         kind = memory.u64(file, "file.f_op")
         if kind == self._symbols["socket_file_ops"]:
-            peer = self._peer(file)
-            return peer.__eq__ if peer else None
+            return self._other_socket(file)
         if kind != self._symbols["pipefifo_fops"]:
             return None
         pipe = memory.u64(file, "file.private_data")
@@ -114,15 +131,46 @@ class Awaited:
 
         return writes
 
-    def _peer(self, file: int) -> int | None:
-        """Return the struct file of the socket that a unix socket is connected to."""
+    def _other_socket(self, file: int) -> Callable[[int], bool] | None:
+        """Return the same of a socket."""
         memory = self._memory
-        at: int | None = memory.u64(file, "file.private_data")
-        sock = memory.u64(at, "socket.sk") if at else None
-        family = memory.read(sock + memory.offset("sock_common.skc_family"), 2) if sock else None
-        if not sock or family != struct.pack("<H", _AF_UNIX):
+        sock = self._sock(file)
+        family = self._family(sock) if sock else None
+        if sock and family == _AF_UNIX:
+            at = memory.u64(sock, "unix_sock.peer")
+            for link in ("sock.sk_socket", "socket.file"):
+                at = memory.u64(at, link) if at else None
+            return at.__eq__ if at else None
+        connection = self._connection(sock) if sock and family in _AF_INETS else None
+        if connection is None:
             return None
-        at = sock
-        for link in ("unix_sock.peer", "sock.sk_socket", "socket.file"):
-            at = memory.u64(at, link) if at else None
-        return at
+
+        def faces(other: int) -> bool:
+            its = self._sock(other) if memory.u64(other, "file.f_op") == kind else None
+            found = self._connection(its) if its and self._family(its) in _AF_INETS else None
+            return found == connection.turned()
+
+        kind = self._symbols["socket_file_ops"]
+        return faces
+
+    def _sock(self, file: int) -> int | None:
+        """Return the struct sock of a struct file that is a socket."""
+        socket = self._memory.u64(file, "file.private_data")
+        return self._memory.u64(socket, "socket.sk") or None if socket else None
+
+    def _family(self, sock: int) -> int | None:
+        data = self._memory.read(sock + self._memory.offset("sock_common.skc_family"), 2)
+        return int.from_bytes(data, "little") if data else None
+
+    def _connection(self, sock: int) -> _Connection | None:
+        """Return between which addresses and ports a socket is, None if it is not connected."""
+        memory = self._memory
+        addresses = memory.read(sock + memory.offset("sock_common.skc_addrpair"), 8)
+        ports = memory.read(sock + memory.offset("sock_common.skc_portpair"), 4)
+        if not addresses or not ports:
+            return None
+        peer, own = struct.unpack("<II", addresses)
+        # skc_dport is in the network's order, skc_num in the host's.
+        peer_port, own_port = *struct.unpack_from(">H", ports), *struct.unpack_from("<H", ports, 2)
+        net = memory.u64(sock, "sock_common.skc_net")
+        return _Connection(net, own, own_port, peer, peer_port) if peer and peer_port else None

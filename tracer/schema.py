@@ -273,20 +273,23 @@ LISTENERS = Table(
 HOLDERS = Table(
     "holders",
     "Processes that others have to wait for by what they hold: who froze a filesystem, who "
-    "answers the kernel's questions to a daemon or on a packet, whose BPF program ran. The last "
+    "answers the kernel's questions to a daemon or on a packet, whose BPF program ran, who is at "
+    "the other end of a connection. The last "
     "row of a process and since is valid.",
     (
         _TS,
         _c(
             "kind",
             "string",
-            "frozen (filesystem), channel (of sunrpc), queue (NFQUEUE) or program (BPF)",
+            "frozen (filesystem), channel (of sunrpc), queue (NFQUEUE), program (BPF) or peer (of "
+            "another process, by TCP)",
             "frozen",
         ),
         _n(
             "what",
             "string",
-            "channel: the cache, or cld (nfsd's clients); queue: its number; program: its id",
+            "channel: the cache, or cld (nfsd's clients); queue: its number; program: its id; "
+            "peer: pid and start_us of the other process",
             "nfsd.export",
         ),
         _n("mount", "string", "frozen: the filesystem's mount point", "/srv/nfs"),

@@ -25,6 +25,9 @@ class Machine:
         self.memory.layout["OFF_sock_common__skc_family"] = 0x10
         self.memory.layout["OFF_sock__sk_socket"] = 0x270
         self.memory.layout["OFF_unix_sock__peer"] = 0x300
+        self.memory.layout["OFF_sock_common__skc_addrpair"] = 0x0
+        self.memory.layout["OFF_sock_common__skc_portpair"] = 0xC
+        self.memory.layout["OFF_sock_common__skc_net"] = 0x30
         self.tasks: dict[int, int] = {}
         for pid in (1, 402, 500, 501):
             self._add(pid)
@@ -65,6 +68,21 @@ class Machine:
         memory.put(file, "file.private_data", private)
         return file
 
+    def tcp(self, family: int = 2, nets: tuple[int, int] = (7, 7)) -> tuple[int, int]:
+        """Two connected sockets of the loopback, as struct file."""
+        files = self.sockets(family)
+        ends = [(0x7F000001, 40000), (0x7F000002, 3310)]
+        for file, net in zip(files, nets, strict=True):
+            (own, own_port), (peer, peer_port) = ends
+            socket = self.memory.u64(file, "file.private_data") or 0
+            sock = self.memory.u64(socket, "socket.sk") or 0
+            self.memory.write(sock, struct.pack(">II", peer, own))
+            self.memory.write(sock + 0xC, struct.pack(">H", peer_port))
+            self.memory.write(sock + 0xE, struct.pack("<H", own_port))
+            self.memory.put(sock, "sock_common.skc_net", net)
+            ends.reverse()
+        return files
+
     def sockets(self, family: int = 1) -> tuple[int, int]:
         """Two connected sockets, as struct file."""
         memory = self.memory
@@ -95,7 +113,7 @@ def machine() -> Machine:
 
 
 @pytest.mark.parametrize("padding", [0, 16])
-@pytest.mark.parametrize("pair", [Machine.sockets, Machine.pipe])
+@pytest.mark.parametrize("pair", [Machine.sockets, Machine.tcp, Machine.pipe])
 def test_who_has_the_other_end(
     machine: Machine, pair: Callable[[Machine], tuple[int, int]], padding: int
 ) -> None:
@@ -153,7 +171,20 @@ def test_nothing_is_made_of_what_makes_no_sense(machine: Machine) -> None:
 
 
 def test_other_hosts_sockets_lead_nowhere(machine: Machine) -> None:
-    ours, theirs = machine.sockets(family=2)
+    ours, _ = machine.tcp()
+    theirs, _ = machine.tcp()
+    machine.opens(402, ours)
+    machine.opens(500, theirs)
+    machine.sleeps(READ, 0)
+    assert machine.by() is None
+
+
+@pytest.mark.parametrize(("family", "nets"), [(2, (7, 8)), (16, (7, 7))])
+def test_what_looks_like_the_other_end(
+    machine: Machine, family: int, nets: tuple[int, int]
+) -> None:
+    """Of another network namespace, or netlink's."""
+    ours, theirs = machine.tcp(family, nets)
     machine.opens(402, ours)
     machine.opens(500, theirs)
     machine.sleeps(READ, 0)

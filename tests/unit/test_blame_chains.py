@@ -25,9 +25,10 @@ from blame_cases import (
 
 from tracer.blame import Analysis, analyse
 from tracer.blame.means import looked_for, means_of
-from tracer.model import DiskUse, HostCapture, Operation, Process, ProcessKey, Wait
+from tracer.model import DiskUse, Holder, HostCapture, Operation, Process, ProcessKey, Wait
 
 ENGINE, OTHER = ProcessKey(500, 4_000_000), ProcessKey(600, 5_000_000)
+KSOFTIRQD = ProcessKey(14, 0)
 ENGINED = Process(ENGINE, comm="engined", exe="/opt/scan/engined")
 BACKUPD = Process(OTHER, comm="backupd", exe="/opt/backup/backupd")
 
@@ -51,6 +52,14 @@ SOCKET_SEND = (
     "vfs_write",
 )
 POLL_WAIT = (*SCHEDULE, "schedule_hrtimeout_range", "do_sys_poll", "__x64_sys_poll")
+TCP_WAIT = (*SCHEDULE, "schedule_timeout", "wait_woken", "sk_wait_data", "tcp_recvmsg_locked")
+TCP_ARRIVES = (
+    *("try_to_wake_up", "pollwake", "__wake_up_common", "sock_def_readable", "tcp_data_queue"),
+    *("tcp_rcv_established", "tcp_v4_do_rcv", "tcp_v4_rcv", "ip_local_deliver_finish"),
+    *("__netif_receive_skb_one_core", "process_backlog", "__napi_poll", "net_rx_action"),
+    *("handle_softirqs", "run_ksoftirqd", "smpboot_thread_fn", "kthread"),
+)
+FROM_OUTSIDE = tuple(f for f in TCP_ARRIVES if f != "process_backlog")
 SLEEP = ("do_nanosleep", "hrtimer_nanosleep", "common_nsleep", "__x64_sys_clock_nanosleep")
 FUTEX_WAIT = (*SCHEDULE, "futex_wait_queue", "__futex_wait", "futex_wait", "do_futex")
 FUTEX_WAKE = ("try_to_wake_up", "wake_up_q", "futex_wake", "do_futex", "__x64_sys_futex")
@@ -232,8 +241,42 @@ def test_an_agent_that_has_not_answered() -> None:
 
 
 @pytest.mark.parametrize(
+    ("stack", "arrives", "peers", "culprit"),
+    [
+        (TCP_WAIT, TCP_ARRIVES, [ENGINE], "engined"),
+        (POLL_WAIT, TCP_ARRIVES, [ENGINE], "engined"),
+        (SOCKET_WAIT, TCP_ARRIVES, [ENGINE], "qaxsafed"),
+        (TCP_WAIT, FROM_OUTSIDE, [ENGINE], "qaxsafed"),
+        (TCP_WAIT, TCP_ARRIVES, [ENGINE, OTHER], "qaxsafed"),
+        (TCP_WAIT, TCP_ARRIVES, [], "qaxsafed"),
+    ],
+)
+def test_data_by_tcp_is_of_the_only_process_at_the_other_end(
+    stack: tuple[str, ...], arrives: tuple[str, ...], peers: list[ProcessKey], culprit: str
+) -> None:
+    asker = f"{AGENT.pid} {AGENT.start_us}"
+    holders = tuple(Holder(peer, "peer", asker) for peer in (*peers, *peers))
+    data = from_engine(1, 2.9, stack=stack, waker=KSOFTIRQD, waker_stack=arrives)
+    analysis = analyse([scene(answer(1, 3, AGENT, data), holders=holders)])
+    assert named(analysis)[0] == ("process", culprit, "fanotify")
+
+
+@pytest.mark.parametrize("asker", ["", "412", "412 x", "412 1 2", f"{10**30} 1", "-1 2", "٤ 1"])
+def test_a_peer_of_whom_nobody_knows(asker: str) -> None:
+    data = from_engine(1, 2.9, stack=TCP_WAIT, waker_stack=TCP_ARRIVES)
+    holders = (Holder(ENGINE, "peer", asker),)
+    analysis = analyse([scene(answer(1, 3, AGENT, data), holders=holders)])
+    assert named(analysis)[0] == ("process", "qaxsafed", "fanotify")
+
+
+@pytest.mark.parametrize(
     ("stack", "culprit"),
-    [(SOCKET_WAIT, "engined"), ((*SCHEDULE, "pipe_read"), "engined"), (POLL_WAIT, "qaxsafed")],
+    [
+        (SOCKET_WAIT, "engined"),
+        (TCP_WAIT, "engined"),
+        ((*SCHEDULE, "pipe_read"), "engined"),
+        (POLL_WAIT, "qaxsafed"),
+    ],
 )
 def test_a_message_that_has_not_come(stack: tuple[str, ...], culprit: str) -> None:
     """Nobody has woken the agent: the waker is who has the other end of what it reads."""

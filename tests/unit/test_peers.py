@@ -1,83 +1,89 @@
-"""What other tools say about a fault: lines in, a table out."""
+"""Who is at the other end of a process's TCP connections, by files of /proc."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "vagrant"))
+from tracer.procfs.aside import Aside
+from tracer.procfs.peers import Peer, Peers, peers
 
-from lablib import peers
-from lablib.scenario import Expect, Record, Scenario
-
-SLOWER = peers.TOOLS[0]
-TEXT = """\
-Tracing NFS operations that are slower than 100 ms... Ctrl-C to quit
-TIME     COMM           PID    T BYTES   OFF_KB   LAT(ms) FILENAME
-
-10:13:15 opener         811    O 0       0         831.90 17
-10:13:16 scand-helper   900    O 0       0         120.00 18
-"""
+SCANNER, ENGINE, OTHER = (402, 3_100_000_000), (500, 3_200_000_000), (501, 3_300_000_000)
+HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout"
+MAPPED = "0000000000000000FFFF0000"
 
 
-def scenario(culprit: str | None) -> Scenario:
-    return Scenario(Path("x.toml"), "x", "about", {}, Record(), Expect(culprit=culprit))
+def row(local: str, remote: str, inode: int, state: str = "01") -> str:
+    """A row as Linux 6.1 prints it."""
+    return (
+        f"   0: {local} {remote} {state} 00000000:00000000 00:00000000 00000000     0        0 "
+        f"{inode} 1 0000000000000000 20 4 30 10 -1"
+    )
+
+
+A, B, FAR = "0100007F:9C40", "0100007F:0CEE", "0A38A8C0:0801"
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    add(tmp_path, SCANNER, [11], [row(A, B, 11), row(B, A, 12), row(A, FAR, 11)])
+    add(tmp_path, ENGINE, [12])
+    add(tmp_path, OTHER, [13])
+    (tmp_path / "sys").mkdir()
+    return tmp_path
+
+
+def add(proc: Path, key: tuple[int, int], sockets: Iterable[int], rows: Iterable[str] = ()) -> None:
+    folder = proc / str(key[0])
+    (folder / "fd").mkdir(parents=True)
+    (folder / "fd" / "0").symlink_to("/dev/null")
+    for number, socket in enumerate(sockets, 3):
+        (folder / "fd" / str(number)).symlink_to(f"socket:[{socket}]")
+    (folder / "stat").write_text(f"{key[0]} (x) S {'0 ' * 18}{key[1] // 10_000_000} 0")
+    (folder / "net").mkdir()
+    (folder / "net/tcp").write_text("\n".join([HEAD, *rows]) + "\n")
+
+
+def test_the_process_at_the_other_end(proc: Path) -> None:
+    assert list(peers(proc, [SCANNER])) == [Peer(SCANNER, ENGINE)]
+    # Of whom these are no connections.
+    assert list(peers(proc, [ENGINE, OTHER, (77, 0)])) == []
+
+
+def test_a_socket_of_ipv6_that_speaks_ipv4(proc: Path) -> None:
+    (proc / "402/net/tcp").write_text("\n".join([HEAD, row(A, B, 11)]))
+    (proc / "402/net/tcp6").write_text("\n".join([HEAD, row(MAPPED + B, MAPPED + A, 12)]))
+    assert list(peers(proc, [SCANNER])) == [Peer(SCANNER, ENGINE)]
+
+
+def test_all_that_have_it_are_peers(proc: Path) -> None:
+    (proc / "501/fd/9").symlink_to("socket:[12]")
+    assert {peer.process for peer in peers(proc, [SCANNER])} == {ENGINE, OTHER}
 
 
 @pytest.mark.parametrize(
-    ("culprit", "naming", "first"),
-    [
-        ("scand", 1, "10:13:16 scand-helper"),
-        ("qaxsafed", 0, ""),
-        ("pener", 0, ""),
-        ("", 0, ""),
-        (None, 0, ""),
-    ],
+    "rows", [[row(A, B, 11, "0A"), row(B, A, 12)], [row(A, B, 11)], ["nonsense"], []]
 )
-def test_lines_that_name_the_culprit(culprit: str | None, naming: int, first: str) -> None:
-    said = peers.judged(scenario(culprit), SLOWER, TEXT)
-    assert (said.tool, said.role, said.lines, said.naming) == (
-        "nfsslower-bpfcc",
-        "client",
-        4,
-        naming,
-    )
-    assert said.stands_out.startswith(first)
-    assert bool(said.stands_out) == bool(first)
+def test_none_where_none_is_connected(proc: Path, rows: list[str]) -> None:
+    (proc / "402/net/tcp").write_text("\n".join([HEAD, *rows]))
+    assert list(peers(proc, [SCANNER])) == []
 
 
-def test_a_tool_that_does_not_start_says_why() -> None:
-    said = peers.judged(scenario("scand"), SLOWER, "Traceback ...\nException: not traceable\n")
-    assert (said.naming, said.stands_out) == (0, "does not start: Exception: not traceable")
+def test_they_are_looked_for_now_and_then_and_told_once(proc: Path) -> None:
+    now, aside = [0.0], Aside()
+    watch = Peers(proc, aside, lambda: now[0])
 
+    def look() -> list[Peer]:
+        watch.want(*SCANNER)
+        found = watch.found()
+        aside.settle(5)
+        return found or watch.found()
 
-def block(waker: str, target: str, us: int) -> str:
-    return (
-        f"    waker:           {waker}\n    try_to_wake_up\n    up_write\n    --               --\n"
-        f"    schedule\n    down_write\n    target:          {target}\n        {us}\n\n"
-    )
-
-
-def test_of_offwaketime_who_woke_nfsd() -> None:
-    text = "Tracing blocked time (us) by kernel stack\n" + "".join(
-        [
-            block("scand 181", "nfsd 170", 1_500_000),
-            block("swapper/1 0", "nfsd 171", 4_000_000),
-            block("scand 181", "sh 190", 90_000_000),
-            block("thread pool 182", "nfsd 171", 250_000),
-            block("scand 181", "nfsd 171", 4_500_000),
-            block("swapper/0 0", "nfsd 172", 92233720370460252),
-        ]
-    )
-    said = peers.judged(scenario("scand"), peers.TOOLS[1], text)
-    assert said.stands_out == "woke nfsd: scand 6.0 s, swapper/1 4.0 s, thread pool 0.2 s"
-    assert peers.wakers("") == "nobody woke nfsd"
-
-
-def test_the_table_has_a_line_for_each() -> None:
-    said = peers.judged(scenario("scand"), SLOWER, TEXT)
-    heading, line = peers.table([said]).splitlines()
-    assert heading.startswith("scenario")
-    assert line.split()[:5] == ["x", "nfsslower-bpfcc", "client", "4", "1"]
+    assert look() == [Peer(SCANNER, ENGINE)]
+    (proc / "501/fd/9").symlink_to("socket:[12]")
+    now[0] = 5
+    assert look() == []
+    now[0] = 15
+    assert look() == [Peer(SCANNER, OTHER)]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer.blame.charge import Charge, Culprit, Link, Mix, add, filled
 from tracer.blame.intervals import Span, spans
-from tracer.blame.means import looked_for, means_of, read_from
+from tracer.blame.means import comes_by_tcp, looked_for, looks, means_of, read_from
 from tracer.blame.programs import Program, program_of
-from tracer.model import Operation
+from tracer.model import Operation, ProcessKey
 
 if TYPE_CHECKING:
+    from tracer.blame.hosts import Host
     from tracer.blame.ledger import Ledger
 
 # Longer ones nobody reads.
@@ -59,25 +60,38 @@ class Chains:
 
     def between(self, host: int, op: Operation, span: Span) -> Mix | None:
         """Return what a process's wait for another process went to, None if it was for none."""
-        means = means_of_wait(op, span)
-        if means is None or span.wait.waker is None:
+        asked = asked_in(self._ledger.hosts[host], op, span)
+        if asked is None:
             return None
-        culprit = self._ledger.hosts[host].suspects.process(span.wait.waker)
-        return self.behind(host, span, _by(means, culprit))
+        culprit = self._ledger.hosts[host].suspects.process(asked.process)
+        return self.behind(host, span, _by(asked.means, culprit))
 
 
-def means_of_wait(op: Operation, span: Span) -> str | None:
-    """Return by what a process waited for its waker, None if it is not proven that it did."""
+class Asked(NamedTuple):
+    """A process that another waited for, and by what means."""
+
+    process: ProcessKey
+    means: str
+
+
+def asked_in(host: Host, op: Operation, span: Span) -> Asked | None:
+    """Return for whom a process waited, None if that is not proven."""
     wait = span.wait
-    if wait.kind != "blocked" or wait.waker is None:
+    if wait.kind != "blocked":
         return None
+    process, means = wait.waker, None
+    looked = looks(wait.stack) and _is_last(op, span)
     if wait.in_flight:
         # Nobody has woken it yet: the waker is who has the other end of what it reads.
-        return read_from(wait.stack)
-    means = means_of(wait.stack, wait.waker_stack)
-    if means is None and _is_last(op, span):
-        means = looked_for(wait.stack, wait.waker_stack)
-    return means
+        means = read_from(wait.stack)
+    elif comes_by_tcp(wait.waker_stack):
+        process = host.peers.get(op.process) if op.process else None
+        means = "tcp" if looked or read_from(wait.stack) == "tcp" else None
+    else:
+        means = means_of(wait.stack, wait.waker_stack)
+        if means is None and looked:
+            means = looked_for(wait.stack, wait.waker_stack)
+    return Asked(process, means) if process and means else None
 
 
 def _by(means: str, culprit: Culprit) -> Charge:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from tracer.model import Event, HostCapture, Operation, ProcessKey
 _STARTS: Final = "NFSD: starting "
 # What finds operations and packets of before recording, see tracer.seed.
 _LOOKS: Final = frozenset({"look_back", "look_packets"})
+_PROCESS: Final = re.compile(r"([0-9]{1,10}) ([0-9]{1,18})")
 _WRITEBACK: Final = frozenset({"WRITE", "COMMIT"})
 # An RPC that ends later than this after its call was not waited for by it.
 _OUTLIVES_US: Final = 1000
@@ -83,6 +85,15 @@ class Host:
     def delays(self) -> Timeline[Operation]:
         """Return the times in which the kernel's own threads had no CPU to handle packets."""
         return Timeline(op for op in self.capture.operations if op.layer == "kernel")
+
+    @cached_property
+    def peers(self) -> dict[ProcessKey, ProcessKey]:
+        """Return of processes that have connections to one other on this host, which that is."""
+        found: defaultdict[ProcessKey, set[ProcessKey]] = defaultdict(set)
+        for holder in self.capture.holders:
+            if holder.kind == "peer" and (asker := _process_of(holder.what or "")):
+                found[asker].add(holder.process)
+        return {asker: peers.pop() for asker, peers in found.items() if len(peers) == 1}
 
     def children(self, call: Operation) -> Sequence[Operation]:
         """Return the RPCs submitted in a VFS call."""
@@ -208,3 +219,9 @@ def _paths(keyed: Iterable[tuple[_K, Operation]]) -> dict[_K, RpcPath]:
     for key, rpc in keyed:
         groups[key].append(rpc)
     return {key: RpcPath(rpcs) for key, rpcs in groups.items()}
+
+
+def _process_of(text: str) -> ProcessKey | None:
+    """Return the process that a text of "pid start_us" names, None if it names none."""
+    match = _PROCESS.fullmatch(text)
+    return ProcessKey(int(match[1]), int(match[2])) if match else None

@@ -43,6 +43,12 @@ MEANS: Final = (
 # Who looks at several things at once waits for whichever comes first.
 _LOOKS: Final = re.compile(r"do_sys_poll|do_poll\S*|ep_poll|do_epoll_wait|do_select")
 _LOOKED_AT: Final = tuple(row for row in MEANS if row.name in ("socket", "pipe", "eventfd"))
+# Data of TCP arrives in an interrupt, whoever is in it.
+_TCP_READS: Final = re.compile(r"sk_wait_data|tcp_recvmsg\w*")
+_TCP_ARRIVES: Final = frozenset({"sock_def_readable", "process_backlog"})
+_TCP_TAKES: Final = frozenset({"tcp_data_queue", "tcp_rcv_established"})
+# Where a thread waits for a message and nothing else.
+_READS: Final = (("socket", MEANS[0].waits), ("pipe", MEANS[1].waits), ("tcp", _TCP_READS))
 
 
 def means_of(stack: tuple[str, ...], waker_stack: tuple[str, ...]) -> str | None:
@@ -54,16 +60,29 @@ def means_of(stack: tuple[str, ...], waker_stack: tuple[str, ...]) -> str | None
     return None
 
 
+def comes_by_tcp(waker_stack: tuple[str, ...]) -> bool:
+    """Return whether a wait was ended by data that came by TCP from a process of this host.
+
+    What comes from other hosts is no packet of the CPU's own backlog.
+    """
+    frames = {bare(frame) for frame in waker_stack}
+    return frames >= _TCP_ARRIVES and not frames.isdisjoint(_TCP_TAKES)
+
+
 def read_from(stack: tuple[str, ...]) -> str | None:
     """Return through what a sleeper waits for a message, None if it waits for something else."""
     frames = [bare(frame) for frame in stack]
-    reads = (row for row in MEANS if row.name == "socket" or row.ends.fullmatch("pipe_write"))
-    return next((row.name for row in reads if any(map(row.waits.fullmatch, frames))), None)
+    return next((name for name, reads in _READS if any(map(reads.fullmatch, frames))), None)
+
+
+def looks(stack: tuple[str, ...]) -> bool:
+    """Return whether a sleeper waits for whichever of several things comes first."""
+    return any(_LOOKS.fullmatch(bare(frame)) for frame in stack)
 
 
 def looked_for(stack: tuple[str, ...], waker_stack: tuple[str, ...]) -> str | None:
     """Return what came from its waker to a sleeper that waited for whichever came first."""
-    if not any(_LOOKS.fullmatch(bare(frame)) for frame in stack):
+    if not looks(stack):
         return None
     return next((row.name for row in _LOOKED_AT if _ended_by(row, waker_stack)), None)
 

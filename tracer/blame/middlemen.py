@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from tracer.blame.chains import means_of_wait
+from tracer.blame.chains import asked_in
 from tracer.blame.charge import Culprit
 from tracer.blame.hosts import Host
 from tracer.blame.intervals import Span, spans
@@ -93,9 +93,9 @@ class Middlemen:
 
 def _waited_for(host: Host, op: Operation, span: Span) -> tuple[Culprit | None, str]:
     """Return the process that another waited for, and by what: its message, its lock, its CPU."""
-    means = means_of_wait(op, span)
-    if means is not None and span.wait.waker is not None:
-        return host.suspects.process(span.wait.waker), means
+    asked = asked_in(host, op, span)
+    if asked is not None:
+        return host.suspects.process(asked.process), asked.means
     finding = host.suspects.finding(span.wait, "server")
     if finding.wait_class in _OF_PROCESSES and finding.culprit and finding.culprit.process:
         return finding.culprit, finding.wait_class

@@ -163,6 +163,9 @@ SEED: Final = (
     _field("socket", "file"),
     _field("sock", "sk_socket"),
     _field("sock_common", "skc_family"),
+    _field("sock_common", "skc_net"),
+    _field("sock_common", "skc_addrpair"),
+    _field("sock_common", "skc_portpair"),
     _field("unix_sock", "peer"),
     # Tasks that wait for an answer stand in fsnotify_group.fanotify_data.access_waitq.
     _field("fsnotify_group", "fanotify_data"),

@@ -18,18 +18,22 @@ class Descriptor(NamedTuple):
 def descriptors(proc: Path) -> Iterator[Descriptor]:
     """Yield all that is open; processes that end meanwhile, and what is closed, are left out."""
     for process in proc.iterdir():
-        if not process.name.isdigit():
-            continue
+        if process.name.isdigit():
+            yield from descriptors_of(process)
+
+
+def descriptors_of(process: Path) -> Iterator[Descriptor]:
+    """Yield what the process of a folder of /proc has open."""
+    try:
+        links = list((process / "fd").iterdir())
+    except OSError:
+        return
+    for link in links:
         try:
-            links = list((process / "fd").iterdir())
+            target = str(link.readlink())
         except OSError:
             continue
-        for link in links:
-            try:
-                target = str(link.readlink())
-            except OSError:
-                continue
-            yield Descriptor(int(process.name), int(link.name), target)
+        yield Descriptor(int(process.name), int(link.name), target)
 
 
 def fdinfo(proc: Path, descriptor: Descriptor) -> str:

@@ -262,3 +262,12 @@ def _completed(facts: Facts, noted: Facts) -> Facts:
     if facts.comm is None:
         return noted
     return replace(facts, exe=facts.exe or noted.exe)
+
+
+def start_ns(stat: Path) -> int | None:
+    """Return a process's start by its file of /proc, in CLOCK_BOOTTIME ns; None if it has ended."""
+    try:
+        found = parse_stat(decoded(stat.read_bytes()))
+    except OSError:
+        return None
+    return found.start_ticks * NS_PER_TICK if found else None

@@ -9,8 +9,7 @@ from typing import Final, NamedTuple
 
 from tracer.procfs.aside import Aside
 from tracer.procfs.descriptors import descriptors, fdinfo
-from tracer.procfs.processes import NS_PER_TICK, parse_stat
-from tracer.rows.text import decoded
+from tracer.procfs.processes import start_ns
 
 # A program, or a link of one to where it is attached: both tell the program's id.
 _OF_BPF: Final = "anon_inode:bpf"
@@ -61,15 +60,7 @@ def holdings(proc: Path, programs: Iterable[int]) -> list[Holding]:
         match = _PROGRAM.search(fdinfo(proc, each)) if each.target.startswith(_OF_BPF) else None
         program = int(match[1]) if match else None
         if program in wanted and (program, each.pid) not in found:
-            start_ns = _start_ns(proc / str(each.pid) / "stat")
-            if start_ns is not None:
-                found[program, each.pid] = Holding(program, each.pid, start_ns)
+            start = start_ns(proc / str(each.pid) / "stat")
+            if start is not None:
+                found[program, each.pid] = Holding(program, each.pid, start)
     return list(found.values())
-
-
-def _start_ns(path: Path) -> int | None:
-    try:
-        stat = parse_stat(decoded(path.read_bytes()))
-    except OSError:
-        return None
-    return stat.start_ticks * NS_PER_TICK if stat else None

@@ -26,6 +26,7 @@ from tracer.procfs.changes import Exports, Reading, Watch
 from tracer.procfs.containers import container_id, pod_uid
 from tracer.procfs.disks import Disks
 from tracer.procfs.mounts import NOWHERE, Mounts, Place
+from tracer.procfs.peers import Peers
 from tracer.procfs.processes import Facts, ProcessTable, ProcReader
 from tracer.procfs.programs import Programs
 from tracer.procfs.surroundings import Surroundings
@@ -34,6 +35,7 @@ from tracer.records import (
     FIRST_SLEEPER,
     HOLDS,
     MAX_WAITS,
+    OP_ANSWER,
     OP_IN_FLIGHT,
     HolderRec,
     ListenerRec,
@@ -149,6 +151,7 @@ class _Memory:
             Reading.of_json(hello.get("there", {})),
         )
         self.programs = Programs(proc_root, self.aside)
+        self.peers = Peers(proc_root, self.aside)
         self.surroundings = Surroundings(
             root / "var/log", read, self.aside, command_lines=bool(hello.get("command_lines"))
         )
@@ -290,6 +293,8 @@ class _Interval:
             for proc in (rec.waker, *(w.waker for w in rec.waits[: min(rec.nwaits, MAX_WAITS)])):
                 if proc.tgid:
                     self._memory.processes.watch(proc.tgid, proc.start_ns)
+            if rec.flags & OP_ANSWER:
+                self._memory.peers.want(rec.proc.tgid, rec.proc.start_ns)
             at = (self._now_ns, self._ts_us, self._memory.look)
             self._add("operations", [operation_row(rec, *at)])
             self._add("waits", wait_rows(rec, *at))
@@ -377,10 +382,13 @@ class _Interval:
         )
 
     def _changes(self) -> None:
-        """Add what has come and gone on the host, and who was found to hold programs."""
+        """Add what has come and gone on the host, and who was found to hold what."""
         for program, pid, start_ns in self._memory.programs.found():
             row = self._holder("program", pid, start_ns)
             self._add("holders", [row | {"what": str(program)}])
+        for (asker, asker_ns), (pid, start_ns) in self._memory.peers.found():
+            row = self._holder("peer", pid, start_ns)
+            self._add("holders", [row | {"what": f"{asker} {asker_ns // 1000}"}])
         for name, text in self._memory.watch.changes():
             action, _, what = text.partition(": ")
             late = action == "loaded" and self._memory.lacks_probes_of(what)

@@ -1,7 +1,7 @@
 /*
  * engine: stands in for a scanner's engine, which decides on what it is asked over sockets.
  *
- *   engine SOCKET HOLD_MS TRUTH [DEVICE]
+ *   engine ENDPOINT HOLD_MS TRUTH [DEVICE]
  *
  * Each decision takes it HOLD_MS, and a MiB of DEVICE, where it has its signatures. The time from
  * question to answer goes to TRUTH.
@@ -9,11 +9,8 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
+#include "../endpoint.h"
 #include "../truth.h"
 
 #define BLOCK_BYTES (1 << 20)
@@ -61,21 +58,19 @@ static void *serve(void *connection)
 
 int main(int argc, char **argv)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int listener = socket(AF_UNIX, SOCK_STREAM, 0);
 	pthread_t thread;
+	int listener;
 
 	if (argc < 4) {
-		fprintf(stderr, "usage: engine SOCKET HOLD_MS TRUTH [DEVICE]\n");
+		fprintf(stderr, "usage: engine ENDPOINT HOLD_MS TRUTH [DEVICE]\n");
 		return 2;
 	}
 	hold_ms = atoi(argv[2]);
 	truth = argv[3];
 	device = argc > 4 ? argv[4] : NULL;
 	write_truth(truth, 0);
-	strncpy(address.sun_path, argv[1], sizeof(address.sun_path) - 1);
-	unlink(argv[1]);
-	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) || listen(listener, 16))
+	listener = listen_at(argv[1]);
+	if (listener < 0)
 		die(argv[1]);
 	for (;;) {
 		long scanner = accept(listener, NULL, NULL);

@@ -3,31 +3,18 @@
  * about each file that is to be opened, over a socket, and wait for the answer. Without workers it
  * does so itself, and waits however long it takes.
  *
- *   scanner PATH SOCKET WORKERS
+ *   scanner PATH ENDPOINT WORKERS
  */
 #define _GNU_SOURCE
 #include <poll.h>
 #include <pthread.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 
+#include "../endpoint.h"
 #include "../truth.h"
 #include "../permission.h"
 
 static int group, to_workers[2];
 static const char *engine_path;
-
-static int engine_at(const char *path)
-{
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int engine = socket(AF_UNIX, SOCK_STREAM, 0);
-
-	strncpy(address.sun_path, path, sizeof(address.sun_path) - 1);
-	while (connect(engine, (struct sockaddr *)&address, sizeof(address)))
-		usleep(100000);
-	return engine;
-}
 
 static void ask(int engine, int file, int timeout_ms)
 {
@@ -42,7 +29,7 @@ static void ask(int engine, int file, int timeout_ms)
 
 static void *work(void *unused)
 {
-	int engine = engine_at(engine_path), file;
+	int engine = connect_to(engine_path), file;
 
 	while (read(to_workers[0], &file, sizeof(file)) == sizeof(file))
 		/* As clients with a timeout do. */
@@ -57,7 +44,7 @@ int main(int argc, char **argv)
 	pthread_t worker;
 
 	if (argc != 4) {
-		fprintf(stderr, "usage: scanner PATH SOCKET WORKERS\n");
+		fprintf(stderr, "usage: scanner PATH ENDPOINT WORKERS\n");
 		return 2;
 	}
 	engine_path = argv[2];
@@ -65,7 +52,7 @@ int main(int argc, char **argv)
 		die("pipe");
 	workers = atoi(argv[3]);
 	if (!workers)
-		engine = engine_at(engine_path);
+		engine = connect_to(engine_path);
 	for (int left = workers; left > 0; left--)
 		if (pthread_create(&worker, NULL, work, NULL))
 			die("worker");

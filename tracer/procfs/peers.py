@@ -1,0 +1,108 @@
+"""Which processes of this host a process is connected to by TCP.
+
+Data of TCP arrives in an interrupt, whose stack tells nobody's name: the connections do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tracer.procfs.aside import Aside
+from tracer.procfs.descriptors import descriptors, descriptors_of
+from tracer.procfs.processes import start_ns
+
+_TABLES: Final = ("net/tcp", "net/tcp6")
+_ESTABLISHED: Final = "01"
+# Of an address of IPv4 in a socket of IPv6, ::ffff:127.0.0.1.
+_MAPPED: Final = "0000000000000000FFFF0000"
+# Every process of the host is looked at.
+_LEAST_S: Final = 10.0
+
+Key = tuple[int, int]
+"""A process: pid, start in ns."""
+
+
+class Peer(NamedTuple):
+    """A process at the other end of a connection of ``asker``."""
+
+    asker: Key
+    process: Key
+
+
+class Peers:
+    """The peers of processes, told once each."""
+
+    def __init__(
+        self, proc: Path, aside: Aside, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._proc = proc
+        self._aside = aside
+        self._clock = clock
+        self._wanted: set[Key] = set()
+        self._asked: frozenset[Key] = frozenset()
+        self._known: set[Peer] = set()
+        self._due: dict[Key, float] = {}  # when to look again
+
+    def want(self, pid: int, start: int) -> None:
+        """Have a process's peers looked for, if that was not done just now."""
+        if self._clock() >= self._due.get((pid, start), 0):
+            self._wanted.add((pid, start))
+
+    def found(self) -> list[Peer]:
+        """Return the peers that were found since the last call."""
+        if not self._asked:
+            self._asked, self._wanted = frozenset(self._wanted), set()
+            self._due |= dict.fromkeys(self._asked, self._clock() + _LEAST_S)
+        asked = self._asked
+        if not asked or not self._aside.ask(asked, lambda: list(peers(self._proc, asked))):
+            return []
+        self._asked = frozenset()
+        new = [peer for peer in self._aside.take(asked) if peer not in self._known]
+        self._known.update(new)
+        return new
+
+
+def peers(proc: Path, askers: Collection[Key]) -> Iterator[Peer]:
+    """Yield the processes of this host at the other ends of each asker's connections now."""
+    ends = {asker: _other_ends(proc / str(asker[0])) for asker in askers}
+    wanted = set().union(*ends.values())
+    if not wanted:
+        return
+    holders: dict[str, set[int]] = {}
+    for pid, _, target in descriptors(proc):
+        if target in wanted:
+            holders.setdefault(target, set()).add(pid)
+    for asker, sockets in ends.items():
+        others = set().union(*(holders.get(socket, ()) for socket in sockets)) - {asker[0]}
+        for pid in sorted(others):
+            start = start_ns(proc / str(pid) / "stat")
+            if start is not None:
+                yield Peer(asker, (pid, start))
+
+
+def _other_ends(process: Path) -> set[str]:
+    """Return the sockets at the other ends of a process's connections, as descriptors name them.
+
+    In its own network namespace: what leads out of it has its other end in no row of these.
+    """
+    own = {each.target for each in descriptors_of(process)}
+    sockets = dict(_sockets(process))
+    mine = (ends for ends, socket in sockets.items() if socket in own)
+    return {sockets[remote, local] for local, remote in mine if (remote, local) in sockets}
+
+
+def _sockets(process: Path) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield each established connection, (local, remote) in the kernel's words, and its socket."""
+    for table in _TABLES:
+        try:
+            rows = (process / table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for row in rows:
+            fields = row.split()
+            if len(fields) > 9 and fields[3] == _ESTABLISHED:
+                local, remote = (field.removeprefix(_MAPPED) for field in fields[1:3])
+                yield (local, remote), f"socket:[{fields[9]}]"
