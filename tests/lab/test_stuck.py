@@ -1,4 +1,4 @@
-"""What hangs on a server without any thread that works on it, and did before recording."""
+"""What hangs on a server and did before recording, above all without a thread that works on it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Boot, Guests
-from lablib import play
+from lablib import kernels, play, runner, scenario
+from lablib.runner import Request
 from recording import await_growth, lost, recording, report, undone, until
 
 UNDER_WAY = "grep -q . /sys/kernel/debug/sunrpc/rpc_clnt/*/tasks"
@@ -36,6 +37,13 @@ def asks(lab: Guests) -> Iterator[None]:
     finally:
         lab.exec("client", "pkill -KILL -x stat", check=False)
         worker.wait(60)
+
+
+def test_an_agent_that_waits_for_its_engine(lab: Guests, tmp_path: Path) -> None:
+    stuck = scenario.load(scenario.find("chain-stuck"))
+    kernel = str(kernels.choose(None).name)
+    request = Request(stuck, kernel, "4.2", tmp_path / "outcome.json", tmp_path, keep=False)
+    assert runner.judged_in(lab.lab, request, tmp_path) == 0
 
 
 def test_a_request_that_was_put_off_is_mountds(lab: Guests, tmp_path: Path) -> None:
