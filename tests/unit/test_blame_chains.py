@@ -28,7 +28,8 @@ from tracer.blame.means import looked_for, means_of
 from tracer.model import DiskUse, Holder, HostCapture, Operation, Process, ProcessKey, Wait
 
 ENGINE, OTHER = ProcessKey(500, 4_000_000), ProcessKey(600, 5_000_000)
-KSOFTIRQD = ProcessKey(14, 0)
+KSOFTIRQD, BYSTANDER = ProcessKey(14, 0), ProcessKey(700, 6_000_000)
+ASKER = f"{AGENT.pid} {AGENT.start_us}"
 ENGINED = Process(ENGINE, comm="engined", exe="/opt/scan/engined")
 BACKUPD = Process(OTHER, comm="backupd", exe="/opt/backup/backupd")
 
@@ -58,6 +59,11 @@ TCP_ARRIVES = (
     *("tcp_rcv_established", "tcp_v4_do_rcv", "tcp_v4_rcv", "ip_local_deliver_finish"),
     *("__netif_receive_skb_one_core", "process_backlog", "__napi_poll", "net_rx_action"),
     *("handle_softirqs", "run_ksoftirqd", "smpboot_thread_fn", "kthread"),
+)
+TCP_SENDS = (
+    *TCP_ARRIVES[:-3],
+    *("do_softirq", "__local_bh_enable_ip", "__dev_queue_xmit", "ip_finish_output2", "ip_output"),
+    *("__ip_queue_xmit", "__tcp_transmit_skb", "tcp_write_xmit", "tcp_sendmsg", "__sock_sendmsg"),
 )
 FROM_OUTSIDE = tuple(f for f in TCP_ARRIVES if f != "process_backlog")
 SLEEP = ("do_nanosleep", "hrtimer_nanosleep", "common_nsleep", "__x64_sys_clock_nanosleep")
@@ -240,23 +246,36 @@ def test_an_agent_that_has_not_answered() -> None:
     assert named(analysis) == [("process", "backupd", "lock")]
 
 
+ONLY, ONE = Holder(ENGINE, "only-peer", ASKER), Holder(ENGINE, "peer", ASKER)
+ANOTHER = Holder(OTHER, "peer", ASKER)
+
+
 @pytest.mark.parametrize(
-    ("stack", "arrives", "peers", "culprit"),
+    ("stack", "arrives", "waker", "holders", "culprit"),
     [
-        (TCP_WAIT, TCP_ARRIVES, [ENGINE], "engined"),
-        (POLL_WAIT, TCP_ARRIVES, [ENGINE], "engined"),
-        (SOCKET_WAIT, TCP_ARRIVES, [ENGINE], "qaxsafed"),
-        (TCP_WAIT, FROM_OUTSIDE, [ENGINE], "qaxsafed"),
-        (TCP_WAIT, TCP_ARRIVES, [ENGINE, OTHER], "qaxsafed"),
-        (TCP_WAIT, TCP_ARRIVES, [], "qaxsafed"),
+        (TCP_WAIT, TCP_ARRIVES, KSOFTIRQD, (ONLY, ONLY), "engined"),
+        (POLL_WAIT, TCP_ARRIVES, KSOFTIRQD, (ONLY,), "engined"),
+        (TCP_WAIT, TCP_ARRIVES, OTHER, (ONLY,), "engined"),
+        (SOCKET_WAIT, TCP_ARRIVES, KSOFTIRQD, (ONLY,), "qaxsafed"),
+        (TCP_WAIT, FROM_OUTSIDE, KSOFTIRQD, (ONLY,), "qaxsafed"),
+        (TCP_WAIT, TCP_ARRIVES, KSOFTIRQD, (ONE,), "qaxsafed"),
+        (TCP_WAIT, TCP_ARRIVES, KSOFTIRQD, (ONLY, ONE), "qaxsafed"),
+        (TCP_WAIT, TCP_ARRIVES, KSOFTIRQD, (ONE, ANOTHER), "qaxsafed"),
+        (TCP_WAIT, TCP_ARRIVES, KSOFTIRQD, (), "qaxsafed"),
+        # Among others, the one that was sending just then.
+        (TCP_WAIT, TCP_SENDS, ENGINE, (ONE, ANOTHER), "engined"),
+        (TCP_WAIT, TCP_ARRIVES, ENGINE, (ONE, ANOTHER), "qaxsafed"),
+        (TCP_WAIT, TCP_SENDS, BYSTANDER, (ONE, ANOTHER), "qaxsafed"),
     ],
 )
-def test_data_by_tcp_is_of_the_only_process_at_the_other_end(
-    stack: tuple[str, ...], arrives: tuple[str, ...], peers: list[ProcessKey], culprit: str
+def test_data_by_tcp_is_of_a_process_at_the_other_end(
+    stack: tuple[str, ...],
+    arrives: tuple[str, ...],
+    waker: ProcessKey,
+    holders: tuple[Holder, ...],
+    culprit: str,
 ) -> None:
-    asker = f"{AGENT.pid} {AGENT.start_us}"
-    holders = tuple(Holder(peer, "peer", asker) for peer in (*peers, *peers))
-    data = from_engine(1, 2.9, stack=stack, waker=KSOFTIRQD, waker_stack=arrives)
+    data = from_engine(1, 2.9, stack=stack, waker=waker, waker_stack=arrives)
     analysis = analyse([scene(answer(1, 3, AGENT, data), holders=holders)])
     assert named(analysis)[0] == ("process", culprit, "fanotify")
 
@@ -264,7 +283,7 @@ def test_data_by_tcp_is_of_the_only_process_at_the_other_end(
 @pytest.mark.parametrize("asker", ["", "412", "412 x", "412 1 2", f"{10**30} 1", "-1 2", "٤ 1"])
 def test_a_peer_of_whom_nobody_knows(asker: str) -> None:
     data = from_engine(1, 2.9, stack=TCP_WAIT, waker_stack=TCP_ARRIVES)
-    holders = (Holder(ENGINE, "peer", asker),)
+    holders = (Holder(ENGINE, "only-peer", asker),)
     analysis = analyse([scene(answer(1, 3, AGENT, data), holders=holders)])
     assert named(analysis)[0] == ("process", "qaxsafed", "fanotify")
 

@@ -28,7 +28,7 @@ A, B, FAR = "0100007F:9C40", "0100007F:0CEE", "0A38A8C0:0801"
 
 @pytest.fixture
 def proc(tmp_path: Path) -> Path:
-    add(tmp_path, SCANNER, [11], [row(A, B, 11), row(B, A, 12), row(A, FAR, 11)])
+    add(tmp_path, SCANNER, [11], [row(A, B, 11), row(B, A, 12)])
     add(tmp_path, ENGINE, [12])
     add(tmp_path, OTHER, [13])
     (tmp_path / "sys").mkdir()
@@ -47,7 +47,7 @@ def add(proc: Path, key: tuple[int, int], sockets: Iterable[int], rows: Iterable
 
 
 def test_the_process_at_the_other_end(proc: Path) -> None:
-    assert list(peers(proc, [SCANNER])) == [Peer(SCANNER, ENGINE)]
+    assert list(peers(proc, [SCANNER])) == [Peer(SCANNER, ENGINE, True)]
     # Of whom these are no connections.
     assert list(peers(proc, [ENGINE, OTHER, (77, 0)])) == []
 
@@ -55,12 +55,29 @@ def test_the_process_at_the_other_end(proc: Path) -> None:
 def test_a_socket_of_ipv6_that_speaks_ipv4(proc: Path) -> None:
     (proc / "402/net/tcp").write_text("\n".join([HEAD, row(A, B, 11)]))
     (proc / "402/net/tcp6").write_text("\n".join([HEAD, row(MAPPED + B, MAPPED + A, 12)]))
-    assert list(peers(proc, [SCANNER])) == [Peer(SCANNER, ENGINE)]
+    assert list(peers(proc, [SCANNER])) == [Peer(SCANNER, ENGINE, True)]
 
 
 def test_all_that_have_it_are_peers(proc: Path) -> None:
     (proc / "501/fd/9").symlink_to("socket:[12]")
-    assert {peer.process for peer in peers(proc, [SCANNER])} == {ENGINE, OTHER}
+    assert list(peers(proc, [SCANNER])) == [
+        Peer(SCANNER, ENGINE, False),
+        Peer(SCANNER, OTHER, False),
+    ]
+
+
+def test_who_is_connected_to_another_host_has_no_only_peer(proc: Path) -> None:
+    rows = [row(A, B, 11), row(B, A, 12), row(A, FAR, 11)]
+    (proc / "402/net/tcp").write_text("\n".join([HEAD, *rows]))
+    assert list(peers(proc, [SCANNER])) == [Peer(SCANNER, ENGINE, False)]
+
+
+def test_who_is_connected_to_itself_has_no_only_peer(proc: Path) -> None:
+    (proc / "402/fd/9").symlink_to("socket:[21]")
+    (proc / "402/fd/10").symlink_to("socket:[22]")
+    own = [row("0100007F:0001", "0100007F:0002", 21), row("0100007F:0002", "0100007F:0001", 22)]
+    (proc / "402/net/tcp").write_text("\n".join([HEAD, row(A, B, 11), row(B, A, 12), *own]))
+    assert list(peers(proc, [SCANNER])) == [Peer(SCANNER, ENGINE, False)]
 
 
 @pytest.mark.parametrize(
@@ -81,9 +98,9 @@ def test_they_are_looked_for_now_and_then_and_told_once(proc: Path) -> None:
         aside.settle(5)
         return found or watch.found()
 
-    assert look() == [Peer(SCANNER, ENGINE)]
+    assert look() == [Peer(SCANNER, ENGINE, True)]
     (proc / "501/fd/9").symlink_to("socket:[12]")
     now[0] = 5
     assert look() == []
     now[0] = 15
-    assert look() == [Peer(SCANNER, OTHER)]
+    assert look() == [Peer(SCANNER, ENGINE, False), Peer(SCANNER, OTHER, False)]

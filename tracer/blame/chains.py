@@ -85,7 +85,7 @@ def asked_in(host: Host, op: Operation, span: Span) -> Asked | None:
         # Nobody has woken it yet: the waker is who has the other end of what it reads.
         means = read_from(wait.stack)
     elif comes_by_tcp(wait.waker_stack):
-        process = host.peers.get(op.process) if op.process else None
+        process = host.peers.sender(op.process, wait) if op.process else None
         means = "tcp" if looked or read_from(wait.stack) == "tcp" else None
     else:
         means = means_of(wait.stack, wait.waker_stack)

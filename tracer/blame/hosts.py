@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from tracer.blame.intervals import served_from, wall_us
 from tracer.blame.join import is_loopback
 from tracer.blame.memory import Memory
 from tracer.blame.paths import RpcPath
+from tracer.blame.peers import Peers
 from tracer.blame.slots import Slots
 from tracer.blame.storage import Storage
 from tracer.blame.timeline import Timeline
@@ -25,7 +25,6 @@ from tracer.model import Event, HostCapture, Operation, ProcessKey
 _STARTS: Final = "NFSD: starting "
 # What finds operations and packets of before recording, see tracer.seed.
 _LOOKS: Final = frozenset({"look_back", "look_packets"})
-_PROCESS: Final = re.compile(r"([0-9]{1,10}) ([0-9]{1,18})")
 _WRITEBACK: Final = frozenset({"WRITE", "COMMIT"})
 # An RPC that ends later than this after its call was not waited for by it.
 _OUTLIVES_US: Final = 1000
@@ -87,13 +86,9 @@ class Host:
         return Timeline(op for op in self.capture.operations if op.layer == "kernel")
 
     @cached_property
-    def peers(self) -> dict[ProcessKey, ProcessKey]:
-        """Return of processes that have connections to one other on this host, which that is."""
-        found: defaultdict[ProcessKey, set[ProcessKey]] = defaultdict(set)
-        for holder in self.capture.holders:
-            if holder.kind == "peer" and (asker := _process_of(holder.what or "")):
-                found[asker].add(holder.process)
-        return {asker: peers.pop() for asker, peers in found.items() if len(peers) == 1}
+    def peers(self) -> Peers:
+        """Return whom processes of the host are connected to on it."""
+        return Peers(self.capture.holders)
 
     def children(self, call: Operation) -> Sequence[Operation]:
         """Return the RPCs submitted in a VFS call."""
@@ -219,9 +214,3 @@ def _paths(keyed: Iterable[tuple[_K, Operation]]) -> dict[_K, RpcPath]:
     for key, rpc in keyed:
         groups[key].append(rpc)
     return {key: RpcPath(rpcs) for key, rpcs in groups.items()}
-
-
-def _process_of(text: str) -> ProcessKey | None:
-    """Return the process that a text of "pid start_us" names, None if it names none."""
-    match = _PROCESS.fullmatch(text)
-    return ProcessKey(int(match[1]), int(match[2])) if match else None

@@ -61,12 +61,17 @@ def means_of(stack: tuple[str, ...], waker_stack: tuple[str, ...]) -> str | None
 
 
 def comes_by_tcp(waker_stack: tuple[str, ...]) -> bool:
-    """Return whether a wait was ended by data that came by TCP from a process of this host.
+    """Return whether a wait was ended by data that came by TCP, maybe from a process of this host.
 
-    What comes from other hosts is no packet of the CPU's own backlog.
+    What comes from a network's hardware is no packet of the CPU's own backlog.
     """
     frames = {bare(frame) for frame in waker_stack}
     return frames >= _TCP_ARRIVES and not frames.isdisjoint(_TCP_TAKES)
+
+
+def sends_by_tcp(waker_stack: tuple[str, ...]) -> bool:
+    """Return whether a waker was sending by TCP itself."""
+    return any(bare(frame) == "tcp_sendmsg" for frame in waker_stack)
 
 
 def read_from(stack: tuple[str, ...]) -> str | None:

@@ -18,6 +18,7 @@ _TABLES: Final = ("net/tcp", "net/tcp6")
 _ESTABLISHED: Final = "01"
 # Of an address of IPv4 in a socket of IPv6, ::ffff:127.0.0.1.
 _MAPPED: Final = "0000000000000000FFFF0000"
+_ELSEWHERE: Final = "elsewhere"
 # Every process of the host is looked at.
 _LEAST_S: Final = 10.0
 
@@ -26,10 +27,11 @@ Key = tuple[int, int]
 
 
 class Peer(NamedTuple):
-    """A process at the other end of a connection of ``asker``."""
+    """A process at the other end of a connection of ``asker``. ``only``: it has no other ends."""
 
     asker: Key
     process: Key
+    only: bool
 
 
 class Peers:
@@ -68,7 +70,7 @@ class Peers:
 def peers(proc: Path, askers: Collection[Key]) -> Iterator[Peer]:
     """Yield the processes of this host at the other ends of each asker's connections now."""
     ends = {asker: _other_ends(proc / str(asker[0])) for asker in askers}
-    wanted = set().union(*ends.values())
+    wanted = set().union(*ends.values()) - {_ELSEWHERE}
     if not wanted:
         return
     holders: dict[str, set[int]] = {}
@@ -76,22 +78,22 @@ def peers(proc: Path, askers: Collection[Key]) -> Iterator[Peer]:
         if target in wanted:
             holders.setdefault(target, set()).add(pid)
     for asker, sockets in ends.items():
-        others = set().union(*(holders.get(socket, ()) for socket in sockets)) - {asker[0]}
-        for pid in sorted(others):
+        pids = set().union(*(holders.get(socket, ()) for socket in sockets))
+        for pid in sorted(pids - {asker[0]}):
             start = start_ns(proc / str(pid) / "stat")
             if start is not None:
-                yield Peer(asker, (pid, start))
+                yield Peer(asker, (pid, start), len(pids) == 1 and _ELSEWHERE not in sockets)
 
 
 def _other_ends(process: Path) -> set[str]:
     """Return the sockets at the other ends of a process's connections, as descriptors name them.
 
-    In its own network namespace: what leads out of it has its other end in no row of these.
+    Those of another host, or another network namespace, have no row here.
     """
     own = {each.target for each in descriptors_of(process)}
     sockets = dict(_sockets(process))
     mine = (ends for ends, socket in sockets.items() if socket in own)
-    return {sockets[remote, local] for local, remote in mine if (remote, local) in sockets}
+    return {sockets.get((remote, local), _ELSEWHERE) for local, remote in mine}
 
 
 def _sockets(process: Path) -> Iterator[tuple[tuple[str, str], str]]:

@@ -386,8 +386,8 @@ class _Interval:
         for program, pid, start_ns in self._memory.programs.found():
             row = self._holder("program", pid, start_ns)
             self._add("holders", [row | {"what": str(program)}])
-        for (asker, asker_ns), (pid, start_ns) in self._memory.peers.found():
-            row = self._holder("peer", pid, start_ns)
+        for (asker, asker_ns), (pid, start_ns), only in self._memory.peers.found():
+            row = self._holder("only-peer" if only else "peer", pid, start_ns)
             self._add("holders", [row | {"what": f"{asker} {asker_ns // 1000}"}])
         for name, text in self._memory.watch.changes():
             action, _, what = text.partition(": ")
