@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from time import process_time
@@ -114,6 +115,15 @@ class TestQueue:
             ("nfsd", None, "queue"),
             ("qaxsafed", 412, "fanotify"),
         ]
+
+    def test_a_thread_that_gets_no_cpu_to_take_something_up_is_not_free(self):
+        """The ninth was woken for another request and had no CPU: ours waits for it, too."""
+        capture, victim = self.queued(threads=9)
+        hog = ProcessKey(900, 7_000_000)
+        late = served(17, 20.6, wait(13, 20.5, (), kind="runnable", waker=hog), queue=3.5)
+        with_late = replace(capture, operations=(*capture.operations, late))
+        expected = {"unknown": 1, "fanotify": 7 * 8 / 9, "cpu": 7 / 9, "running": 0.001}
+        assert causes([with_late], victim) == pytest.approx(expected)
 
     def test_is_unknown_while_threads_are_free(self):
         capture, victim = self.queued(threads=9)

@@ -61,6 +61,17 @@ def queue_spans(op: Operation) -> list[Span]:
     return _fitting(waits, start, end, end - start)
 
 
+def taking_up(op: Operation) -> list[Span]:
+    """Return a thread's waits for a CPU since it was last idle, until it took the operation up.
+
+    It was to take something up then, and was not free: also before this operation came. A request
+    that was put off has a wait as well, but no thread.
+    """
+    waits = [wait for wait in op.waits if _before(wait, op) and wait.kind != "blocked"]
+    start, end = min((wait.first_mono_us for wait in waits), default=0), served_from(op)
+    return _fitting(waits, start, end, end - start)
+
+
 def _before(wait: Wait, op: Operation) -> bool:
     return wait.first_mono_us < wait.last_mono_us <= served_from(op)
 

@@ -44,6 +44,7 @@ from tracer.blame.intervals import (
     served_from,
     spans,
     stretches,
+    taking_up,
     wall_us,
 )
 from tracer.blame.join import Join
@@ -196,6 +197,11 @@ class Ledger:
         """Yield for what a server's threads were not free: operations, and waits between them."""
         for op in self.hosts[host].served:
             yield self._held(host, op)
+            if early := taking_up(op):
+                parts: list[tuple[Span, Mix]] = [
+                    (span, {self.direct(host, op, span): 1.0}) for span in early
+                ]
+                yield stretches(min(span.start for span in early), served_from(op), parts)
         for op in self.hosts[host].between:
             yield self._served(host, op)
 
