@@ -168,6 +168,24 @@ static __always_inline void early_ready(struct op_rec *op, u64 task, u64 now)
 	op_queued(op, task, now);
 }
 
+/*
+ * A server's thread is idle again and has taken up no request, though it was woken for one, or
+ * had its transport. If that took long the request has waited for it meanwhile.
+ */
+static __always_inline void took_nothing(struct op_rec *op, u64 now)
+{
+	u64 since = op->taken == HAS_TRANSPORT ? op->begin_ns : 0;
+
+	if (op->active || op->watched || op->taken > HAS_TRANSPORT || !is_nfsd(op))
+		return;
+	if (op->early && op->nwaits && (!since || op->waits[0].first_ns < since))
+		since = op->waits[0].first_ns;
+	if (!since || now - since < cut_ns())
+		return;
+	between_begins(op, since);
+	op->op = VFS_WOKEN;
+}
+
 #define TASK_INTERRUPTIBLE 0x1
 #define TASK_NOLOAD 0x400
 
@@ -180,6 +198,8 @@ static __always_inline void between_requests(struct op_rec *op, u64 state, u64 n
 {
 	bool is_idle = state & (TASK_INTERRUPTIBLE | TASK_NOLOAD) && !op->reclaim_ns;
 
+	if (is_idle)
+		took_nothing(op, now);
 	if (is_idle && (op->taken == BETWEEN_REQUESTS || op->taken == HAS_TRANSPORT)) {
 		between_ends(op, now);
 		op->begin_ns = 0;

@@ -56,6 +56,8 @@ VFS_OPS: Final = (
     "packet",
     # Nor this: what a process does that others wait for.
     "answer",
+    # A server's thread was to take up a request, and found none.
+    "woken",
 )
 
 # Stands for the name of the RPC procedure 0, for which the kernel has none.

@@ -38,6 +38,7 @@ _CALLS: Final = {
     "VFS_WORK": calls.vfs_number("work"),
     "VFS_PACKET": calls.vfs_number("packet"),
     "VFS_ANSWER": calls.vfs_number("answer"),
+    "VFS_WOKEN": calls.vfs_number("woken"),
     "RPC_NULL": calls.RPC_NULL,
     "HOOKS_FROM": calls.HOOKS_FROM,
     "HOOKS_TO": calls.HOOKS_FROM + len(calls.HOOKS),

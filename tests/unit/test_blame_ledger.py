@@ -125,6 +125,15 @@ class TestQueue:
         expected = {"unknown": 1, "fanotify": 7 * 8 / 9, "cpu": 7 / 9, "running": 0.001}
         assert causes([with_late], victim) == pytest.approx(expected)
 
+    def test_waits_for_a_thread_that_was_woken_and_came_too_late(self):
+        capture, victim = self.queued(threads=20)
+        hog = ProcessKey(900, 7_000_000)
+        late = served(13, 20, wait(13, 19, (), kind="runnable", waker=hog), layer="between")
+        late = replace(late, op="woken", peer=None)
+        with_late = replace(capture, operations=(*capture.operations, late))
+        expected = {"unknown": 2, "cpu": 6, "running": 0.001}
+        assert causes([with_late], victim) == pytest.approx(expected)
+
     def test_is_unknown_while_threads_are_free(self):
         capture, victim = self.queued(threads=9)
         assert causes([capture], victim) == {"unknown": 8, "running": 0.001}

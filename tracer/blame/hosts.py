@@ -76,6 +76,11 @@ class Host:
         return [op for op in self.capture.operations if op.layer == "between"]
 
     @cached_property
+    def woken(self) -> Timeline[Operation]:
+        """Return when threads were to take up a request, and when they came to it had none."""
+        return Timeline(op for op in self.between if op.op == "woken")
+
+    @cached_property
     def slots(self) -> Slots:
         """Return who had the slots for RPCs of the client."""
         return Slots(self.rpcs, self.capture.answered)

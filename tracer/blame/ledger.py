@@ -158,9 +158,25 @@ class Ledger:
                 add(early, {self.direct(host, op, span): us})
         rest = max(0.0, end - start - sum(early.values()))
         mix = self.occupancy(host).charged(start, end)
+        for charge, us in self._late_mix(host, start, end, sum(mix.values())).items():
+            add(mix, {through(QUEUE_LINK, charge): us})
         unknown = Charge("unknown", None, (QUEUE_LINK,))
         add(early, scaled(filled(mix, end - start, unknown), rest))
         return early
+
+    def _late_mix(self, host: int, start: int, end: int, known_us: float) -> Mix:
+        """Return what threads waited for that were to take a request up, and then found none.
+
+        Another had come first: one that was free, too, or is now. Of what is not known already.
+        """
+        late: Mix = {}
+        for op, _ in self.hosts[host].woken.during(start, end):
+            for span, mix in self._waits(host, op):
+                overlap = min(end, span.end) - max(start, span.start)
+                if overlap > 0:
+                    add(late, scaled(mix, span.total_us * overlap / (span.end - span.start)))
+        room = max(0.0, end - start - known_us)
+        return scaled(late, min(room, sum(late.values()))) if late else {}
 
     def window(self, host: int, op: Operation, start: float, end: float) -> Mix:
         """Return what ``start``..``end`` of an operation (on its own clock) went to."""
