@@ -170,6 +170,15 @@ def test_a_disk_of_which_nobody_knows_ends_the_chain_before_it() -> None:
     assert named(analysis) == [("process", "qaxsafed", "fanotify")]
 
 
+def test_a_cpu_that_the_agent_had_not_is_not_its_doing() -> None:
+    """Whoever had it: the agent is behind the rest."""
+    ran = wait(1.5, 2.5, (), kind="runnable", waker=None)
+    analysis = analyse([scene(answer(1, 3, AGENT, ran))])
+    assert named(analysis) == [("process", "qaxsafed", "fanotify")]
+    assert analysis.verdict.culprits[0].stall_us == us(1)
+    assert sum(row.total_us for row in analysis.ledger if row.cause == "cpu") == us(1)
+
+
 def test_a_lock_behind_the_agent() -> None:
     lock = wait(1, 3, LOCK_WAIT, waker=OTHER, waker_stack=UNLOCK)
     analysis = analyse([scene(answer(1, 3, AGENT, lock))])

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from tracer.blame.hosts import Host
     from tracer.blame.ledger import Ledger
 
+# A process that waits for a CPU or its quota does nothing meanwhile, whoever is behind that.
+_NOBODYS: Final = frozenset({"cpu", "throttle"})
 # Longer ones nobody reads.
 _MAX_LINKS: Final = 8
 
@@ -102,6 +104,8 @@ def _by(means: str, culprit: Culprit) -> Charge:
 
 def _further(direct: Charge, charge: Charge) -> Charge:
     """Return the charge behind a process; its own if that leads to nobody else, or in a circle."""
+    if charge.culprit is None and charge.cause in _NOBODYS:
+        return Charge(charge.cause, None, direct.chain)
     if charge.culprit is None or charge.culprit == direct.culprit:
         return direct
     links = charge.chain
