@@ -323,6 +323,32 @@ def test_which_of_several_threads_has_not_answered_is_not_known() -> None:
     assert named(analysis) == [("process", "qaxsafed", "fanotify")]
 
 
+@pytest.mark.parametrize(
+    ("second", "culprits"),
+    [
+        (ENGINE, ["engined", "qaxsafed"]),
+        (OTHER, ["qaxsafed"]),
+        (None, ["qaxsafed"]),
+    ],
+)
+def test_threads_that_all_wait_for_one_process(
+    second: ProcessKey | None, culprits: list[str]
+) -> None:
+    """Whichever of them has the event: the one that began to wait last is taken."""
+    op = served(1, 3, held(1, 3, in_flight=True), in_flight=True)
+    reads = (
+        wait(1, 3, SOCKET_WAIT, waker=ENGINE, in_flight=True),
+        wait(1.5, 3, SOCKET_WAIT, waker=second, in_flight=True),
+    )
+    stuck = [
+        answer(1, 3, AGENT, read, in_flight=True, tid=tid, op_id=tid)
+        for tid, read in enumerate(reads, 412)
+    ]
+    analysis = analyse([scene(*stuck, operations=(op,), listeners=(listener(),))])
+    assert [name for _, name, _ in named(analysis)] == culprits
+    assert analysis.verdict.culprits[0].stall_us == us(1.5 if second == ENGINE else 2)
+
+
 def test_what_had_the_cpu_is_no_answer() -> None:
     ran = wait(1, 3, (), kind="runnable", waker=OTHER, waker_tid=OTHER.pid)
     capture = scene(answer(1, 3, OTHER, from_engine(1, 3)), operations=(served(1, 3, ran),))

@@ -28,12 +28,12 @@ class Answers:
 
     def __init__(self, capture: HostCapture) -> None:
         by_thread: defaultdict[tuple[ProcessKey, int], list[Operation]] = defaultdict(list)
-        self._asked: defaultdict[ProcessKey, list[int]] = defaultdict(list)
+        self._asked: defaultdict[ProcessKey, list[Operation]] = defaultdict(list)
         for op in capture.answers:
             if op.process is not None and op.tid is not None:
                 by_thread[op.process, op.tid].append(op)
                 if op.in_flight:
-                    self._asked[op.process].append(op.tid)
+                    self._asked[op.process].append(op)
         # What such a thread did in operations of its own stands there.
         for op in capture.operations:
             if op.layer == "vfs" and op.process is not None and op.tid is not None:
@@ -50,6 +50,15 @@ class Answers:
             yield Piece(op, max(op.begin_mono_us, span.start), min(op.end_mono_us, span.end))
 
     def _only_asked(self, process: ProcessKey) -> int | None:
-        """Return the thread that has an event to answer; of several nobody knows which."""
+        """Return the thread that has an event to answer; of several nobody knows which.
+
+        But if all of them wait for one other process, any will do: the last to do so.
+        """
         asked = self._asked.get(process, ())
-        return asked[0] if len(asked) == 1 else None
+        if len(asked) == 1:
+            return asked[0].tid
+        waits = [(wait, op.tid) for op in asked for wait in op.waits if wait.in_flight]
+        whom = {wait.waker for wait, _ in waits}
+        if len(waits) != len(asked) or len(whom) != 1 or None in whom:
+            return None
+        return max(waits, key=lambda one: one[0].first_mono_us)[1]
