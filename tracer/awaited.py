@@ -1,8 +1,9 @@
 """Whose message a thread waits for that has not come: who has the other end of its socket or pipe.
 
 A wait that has ended tells by its waker whom it was for. For one that lasts, the system call's
-descriptor is looked at: that is proof, where who answered earlier is not. Sockets are those of
-the unix domain, and of TCP over IPv4 within one network namespace.
+descriptor is looked at: that is proof, where who answered earlier is not. A poll of one descriptor
+without an end is a read, too; any other may be a pause. Sockets are those of the unix domain, and
+of TCP over IPv4 within one network namespace.
 """
 
 from __future__ import annotations
@@ -30,17 +31,26 @@ _FIELDS: Final = (
     "sock_common.skc_addrpair",
     "sock_common.skc_portpair",
     "unix_sock.peer",
+    "socket.wq",
+    "socket_wq.wait",
+    "pipe_inode_info.rd_wait",
+    "wait_queue_head.head",
+    "wait_queue_entry.entry",
+    "wait_queue_entry.private",
+    "poll_wqueues.polling_task",
 )
-# read, readv, recvfrom, recvmsg, recvmmsg: arch/x86/entry/syscalls/syscall_64.tbl
+# read, readv, recvfrom, recvmsg, recvmmsg, poll: arch/x86/entry/syscalls/syscall_64.tbl
 _READS: Final = frozenset({0, 19, 45, 47, 299})
+_POLL: Final = 7
+_MOST_WAITING: Final = 1 << 10
 _THREAD_BYTES: Final = 16384
 # TOP_OF_KERNEL_STACK_PADDING: 16 where the kernel knows FRED, since v6.9.
 _PADDINGS: Final = (0, 16)
-# struct pt_regs of x86-64: where in it stand the first argument, the number of the call, and
-# the two selectors by which it is known that it is one.
+# struct pt_regs of x86-64: where in it stand the arguments, the number of the call, and the two
+# selectors by which it is known that it is one.
 _REGISTERS: Final = struct.Struct("<21Q")
 _NO_REGISTERS: Final = bytes(_REGISTERS.size)
-_DI, _ORIG_AX, _CS, _SS = 14, 15, 17, 20
+_DX, _SI, _DI, _ORIG_AX, _CS, _SS = 12, 13, 14, 15, 17, 20
 _USER_CS, _USER_SS = 0x33, 0x2B
 _AF_UNIX: Final = 1
 _AF_INETS: Final = frozenset({2, 10})  # IPv4, and as IPv6 writes it
@@ -99,18 +109,45 @@ class Awaited:
         leader = next((task for number, task in tasks.walk(memory) if number == pid), None)
         task = tasks.thread(memory, leader, tid) if leader else None
         stack = memory.u64(task, "task_struct.stack") if task else None
-        descriptor = self._descriptor(stack) if stack else None
-        return tasks.file(memory, task, descriptor) if task and descriptor is not None else None
+        registers = self._registers(stack) if stack else None
+        if not task or not registers:
+            return None
+        if registers[_ORIG_AX] in _READS:
+            return tasks.file(memory, task, registers[_DI] & 0xFFFFFFFF)
+        # int poll(struct pollfd *, unsigned int, int timeout): below 0 is without an end.
+        if (registers[_ORIG_AX], registers[_SI]) == (_POLL, 1) and registers[_DX] & 0x80000000:
+            polled = (file for file in tasks.files(memory, task) if self._is_polled(file, task))
+            return next(polled, None)
+        return None
 
-    def _descriptor(self, stack: int) -> int | None:
-        """Return what the system call reads from, given the lowest address of a kernel stack."""
+    def _registers(self, stack: int) -> tuple[int, ...] | None:
+        """Return those of a thread's system call, given the lowest address of its kernel stack."""
         for padding in _PADDINGS:
             at = stack + _THREAD_BYTES - padding - _REGISTERS.size
             registers = _REGISTERS.unpack(self._memory.read(at, _REGISTERS.size) or _NO_REGISTERS)
-            selectors = registers[_CS] & 0xFFFF, registers[_SS] & 0xFFFF
-            if selectors == (_USER_CS, _USER_SS) and registers[_ORIG_AX] in _READS:
-                return int(registers[_DI]) & 0xFFFFFFFF
+            if (registers[_CS] & 0xFFFF, registers[_SS] & 0xFFFF) == (_USER_CS, _USER_SS):
+                return registers
         return None
+
+    def _is_polled(self, file: int, task: int) -> bool:
+        """Return whether a thread that polls stands in the wait queue of a socket or pipe."""
+        memory = self._memory
+        kind, own = memory.u64(file, "file.f_op"), memory.u64(file, "file.private_data")
+        places = {
+            self._symbols["socket_file_ops"]: ("socket.wq", "socket_wq.wait"),
+            self._symbols["pipefifo_fops"]: ("pipe_inode_info.rd_wait",),
+        }
+        if not own or kind not in places:
+            return False
+        head = own + sum(map(memory.offset, (*places[kind], "wait_queue_head.head")))
+        link = memory.offset("wait_queue_entry.entry")
+        pollers = (
+            memory.u64(entry, "wait_queue_entry.private")
+            for entry in memory.list(head, link, _MOST_WAITING)
+        )
+        return any(
+            memory.u64(poller, "poll_wqueues.polling_task") == task for poller in pollers if poller
+        )
 
     def _other_end(self, file: int) -> Callable[[int], bool] | None:
         """Return what tells of a struct file whether it is the other end of one that is read."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 from tracer import awaited, calls, deferred
 from tracer.awaited import Awaited, Process
 from tracer.deferred import Deferred
-from tracer.kernel import bpf, tasks
+from tracer.kernel import bpf, fanotify
 from tracer.kernel.memory import KernelMemory
 from tracer.nfs_status import EJUKEBOX, NFS4ERR_DELAY, NFS4ERR_GRACE
 from tracer.record_offsets import S32, U32, U64, At
@@ -188,7 +188,7 @@ class InFlight:
         tid = U32.unpack_from(record, At.op_tid)[0]
         waiting = [
             self._memory.u32(task, "task_struct.pid")
-            for task in tasks.waiting_for(self._memory, group)
+            for task in fanotify.waiting_for(self._memory, group)
         ]
         if tid not in waiting:
             return
@@ -201,7 +201,7 @@ class InFlight:
                 "marks": "",
                 "blocked": len(waiting),
             }
-            for pid, start_ns in tasks.holders_of(self._memory, group)
+            for pid, start_ns in fanotify.holders_of(self._memory, group)
         ]
         if marks:
             self.listeners.append(marks)

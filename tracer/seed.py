@@ -15,6 +15,7 @@ import ctypes
 import errno
 import struct
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any, Final
 
 from tracer import calls, queued_packets, rpc_tasks
 from tracer.host import pack_peer
-from tracer.kernel import bpf, functions, tasks
+from tracer.kernel import bpf, fanotify, functions, tasks
 from tracer.kernel.memory import KernelMemory
 from tracer.kernel.namespaces import Namespaces
 from tracer.procfs.descriptors import descriptors, fdinfo
@@ -74,8 +75,6 @@ _SERVING: Final = ("svc_process", "nfsd_dispatch")
 _COMPOUND_HANDLE: Final = ("nfsd4_compoundres.cstate", "nfsd4_compound_state.current_fh")
 _NFS3_HANDLE: Final = ("nfsd3_attrstat.fh",)
 _FILE: Final = ("svc_fh.fh_dentry", "dentry.d_inode", "dentry.d_sb", "inode.i_ino")
-# FAN_OPEN_PERM, FAN_ACCESS_PERM, FAN_OPEN_EXEC_PERM, FAN_PRE_ACCESS
-_PERMISSIONS: Final = 0x170000
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,9 @@ class Seeder:
         listeners = list(permission_listeners(self._proc))
         groups = {listener: self._group(listener) for listener in listeners}
         blocked = {
-            group: set(tasks.waiting_for(self._memory, group)) for group in groups.values() if group
+            group: set(fanotify.waiting_for(self._memory, group))
+            for group in groups.values()
+            if group
         }
         self._watch_softirqs()
         self._watch_asked(group for group in groups.items() if blocked.get(group[1] or 0))
@@ -208,7 +209,10 @@ class Seeder:
         """
         for listener, group in hanging:
             task = self._tasks.get(listener.pid)
-            if not task or not group or not self._has_one_thread(task) or not self._is_asked(group):
+            if not task or not group or not self._has_one_thread(task):
+                continue
+            sleeps = self._memory.u32(task, "task_struct.state")
+            if not sleeps or not any(fanotify.unanswered(self._memory, group)):
                 continue
             op = self._sleeping_op(task, listener.pid, self._host_side)
             op.op, op.active, op.watched = calls.vfs_number("answer"), 0, ASKED | 1
@@ -222,13 +226,6 @@ class Seeder:
         head = signal + memory.offset("signal_struct.thread_head") if signal else 0
         link = memory.offset("task_struct.thread_node")
         return len(list(memory.list(head, link, 2))) == 1 if head else False
-
-    def _is_asked(self, group: int) -> bool:
-        """Return whether an event of a group has been read and not been answered."""
-        memory = self._memory
-        data = group + memory.offset("fsnotify_group.fanotify_data")
-        head = data + memory.offset("fanotify_group_private_data.access_list")
-        return any(memory.list(head, 0, 1))
 
     @property
     def _host_side(self) -> int:
@@ -365,6 +362,31 @@ class Seeder:
                 self._found.threads[tid] = op
                 self._adopt(op)
 
+        for group, waiting in blocked.items():
+            self._look_at_permissions(group, waiting)
+
+    def _look_at_permissions(self, group: int, waiting: set[int]) -> None:
+        """Find what waits for a listener's permission to use a file of a mount.
+
+        nfs.ko has not seen it yet, so nothing of it is in a stack.
+        """
+        memory = self._memory
+        devices: defaultdict[int, set[int | None]] = defaultdict(set)
+        for event in fanotify.permission_events(memory, group):
+            devices[event.pid].add(event.device)
+        for task in waiting:
+            before = self._exec_start(task)
+            tid, pid = (memory.u32(task, f"task_struct.{field}") or 0 for field in ("pid", "tgid"))
+            # Of threads of one process that ask about several filesystems, nobody knows which.
+            (device, *others) = devices[tid] | devices[pid] or {None}
+            if device is None or others or tid in self._found.threads:
+                continue
+            op = self._sleeping_op(task, tid, SIDE_CLIENT)
+            op.op, op.dev, op.group = calls.vfs_number("permission"), device, group
+            op.begin_ns, op.flags = op.off_ns, OP_BEGIN_UNKNOWN
+            if self._exec_start(task) == before:
+                self._found.threads[tid] = op
+
     def _adopt(self, op: OpRec) -> None:
         """Make the process's RPCs that began during the call its children."""
         for rpc in self._found.rpcs.values():
@@ -448,7 +470,7 @@ def permission_marks(fdinfo: str) -> str:
     kept = []
     for line in fdinfo.splitlines():
         fields = dict(word.split(":", 1) for word in line.split() if ":" in word)
-        if line.startswith("fanotify ") and int(fields.get("mask", "0"), 16) & _PERMISSIONS:
+        if line.startswith("fanotify ") and int(fields.get("mask", "0"), 16) & fanotify.PERMISSIONS:
             kept.append(line.strip())
     return "\n".join(kept)
 

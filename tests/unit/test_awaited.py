@@ -54,12 +54,30 @@ class Machine:
         for at in range(64):
             memory.put(array + 8 * at, None, files[at] if at < len(files) else 0)
 
-    def sleeps(self, call: int, descriptor: int, padding: int = 0, cs: int = 0x33) -> None:
+    def sleeps(self, call: int, *arguments: int, padding: int = 0, cs: int = 0x33) -> None:
         stack = self.memory.struct()
         self.memory.put(self.tasks[402], "task_struct.stack", stack)
         registers = [0] * 21
-        registers[14], registers[15], registers[17], registers[20] = descriptor, call, cs, 0x2B
+        for at, argument in zip((14, 13, 12), arguments, strict=False):
+            registers[at] = argument
+        registers[15], registers[17], registers[20] = call, cs, 0x2B
         self.memory.write(stack + 16384 - padding - 168, struct.pack("<21Q", *registers))
+
+    def polls(self, file: int, timeout_ms: int, descriptors: int = 1) -> None:
+        """Have the thread wait in the queue of a socket or pipe, as poll has it."""
+        memory = self.memory
+        own = memory.u64(file, "file.private_data") or 0
+        places = ["pipe_inode_info.rd_wait"]
+        if memory.u64(file, "file.f_op") == SOCKET:
+            places = ["socket.wq", "socket_wq.wait"]
+        poller, entry = memory.struct(), memory.struct()
+        memory.put(poller, "poll_wqueues.polling_task", self.tasks[402])
+        memory.put(entry, "wait_queue_entry.private", poller)
+        memory.link(
+            own + sum(map(memory.offset, (*places, "wait_queue_head.head"))),
+            [entry + memory.offset("wait_queue_entry.entry")],
+        )
+        self.sleeps(POLL, 0x7FFD0000, descriptors, timeout_ms & 0xFFFFFFFF)
 
     def file(self, kind: int, private: int, mode: int = 3) -> int:
         memory, file = self.memory, self.memory.struct()
@@ -120,8 +138,26 @@ def test_who_has_the_other_end(
     ours, theirs = pair(machine)
     machine.opens(402, machine.file(ORDINARY, 0), 0, ours)
     machine.opens(500, 0, theirs)
-    machine.sleeps(RECVFROM, 2, padding)
+    machine.sleeps(RECVFROM, 2, padding=padding)
     assert machine.by() == Process(500, 500 * 10**9)
+
+
+@pytest.mark.parametrize("pair", [Machine.sockets, Machine.tcp, Machine.pipe])
+@pytest.mark.parametrize(
+    ("timeout_ms", "descriptors", "found"), [(-1, 1, True), (60_000, 1, False), (-1, 2, False)]
+)
+def test_a_poll_of_one_without_an_end_is_a_read(
+    machine: Machine,
+    pair: Callable[[Machine], tuple[int, int]],
+    timeout_ms: int,
+    descriptors: int,
+    found: bool,
+) -> None:
+    ours, theirs = pair(machine)
+    machine.opens(402, machine.file(ORDINARY, 0), machine.sockets()[0], ours)
+    machine.opens(500, theirs)
+    machine.polls(ours, timeout_ms, descriptors)
+    assert machine.by() == (Process(500, 500 * 10**9) if found else None)
 
 
 def test_of_several_that_have_it_nobody_knows_which(machine: Machine) -> None:

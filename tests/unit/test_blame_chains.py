@@ -303,7 +303,8 @@ def test_a_peer_of_whom_nobody_knows(asker: str) -> None:
         (SOCKET_WAIT, "engined"),
         (TCP_WAIT, "engined"),
         ((*SCHEDULE, "pipe_read"), "engined"),
-        (POLL_WAIT, "qaxsafed"),
+        (POLL_WAIT, "engined"),
+        (FUTEX_WAIT, "qaxsafed"),
     ],
 )
 def test_a_message_that_has_not_come(stack: tuple[str, ...], culprit: str) -> None:

@@ -187,6 +187,15 @@ def test_background_work_counts_once_however_much_of_it_is_under_way() -> None:
     assert sum(row.total_us for row in analysis.ledger) == analysis.total_us
 
 
+def test_much_background_work_at_once_is_as_much_the_culprits() -> None:
+    others = {"process": None, "comm": None, "op": "WRITE"}
+    lines = [rpc(10, 14, xid=at, **others) for at in range(500)]
+    ops = [served(10, 14, held(10, 14), xid=at) for at in range(500)]
+    analysis = analyse([server(ops), client(lines)])
+    assert named(analysis) == [("process", "qaxsafed", "fanotify")]
+    assert analysis.verdict.culprits[0].share > 0.99
+
+
 def test_stalls_without_a_culprit_are_clear_of_culprits_and_say_so():
     analysis = analyse([server([served(10, 14, wait(10, 13, IO_WAIT))], listeners=())])
     assert analysis.verdict.clear
@@ -375,8 +384,9 @@ class TestCounting:
         fsync = call(10, 15, wait(10, 15, stack))
         assert [s.operation for s in analyse([client([writeback, fsync])]).stalls] == [fsync]
 
-    def test_a_lease_kept_in_the_background_is_nobodys_wait(self):
-        renewal = rpc(10, 15, op="SEQUENCE", process=None, comm=None)
+    @pytest.mark.parametrize("op", ["SEQUENCE", "RENEW", "DELEGRETURN"])
+    def test_a_lease_kept_in_the_background_is_nobodys_wait(self, op):
+        renewal = rpc(10, 15, op=op, process=None, comm=None)
         assert analyse([client([renewal])]).stalls == []
 
     def test_rpc_of_a_process_counts_unless_a_stalled_call_overlaps(self):

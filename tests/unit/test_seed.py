@@ -241,10 +241,12 @@ def test_threads_that_sleep_uninterruptibly_whatever_their_names(tmp_path: Path)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("read", [True, False])
 @pytest.mark.parametrize("hangs", [True, False])
-def test_a_listener_is_watched_if_it_is_sure_which_thread_is_asked(
-    machine: Host, threads: int, read: bool, hangs: bool
+@pytest.mark.parametrize("state", [0, 1])
+def test_a_listener_is_watched_if_it_sleeps_and_is_sure_to_be_asked(
+    machine: Host, threads: int, read: bool, hangs: bool, state: int
 ) -> None:
     memory, agent = machine.memory, machine.add_task(640, "qaxsafed", slept_s=20)
+    memory.put(agent, "task_struct.state", state, 4)
     signal = memory.struct()
     memory.put(agent, "task_struct.signal", signal)
     node = memory.offset("task_struct.thread_node")
@@ -257,7 +259,7 @@ def test_a_listener_is_watched_if_it_is_sure_which_thread_is_asked(
     head = group + memory.offset("fsnotify_group.fanotify_data") + 0x100
     memory.link(head, [memory.struct()] if read else [])
     threads_found = machine.look("server").threads
-    assert (640 in threads_found) == (threads == 1 and read and hangs)
+    assert (640 in threads_found) == (threads == 1 and read and hangs and state == 1)
     if 640 in threads_found:
         op = threads_found[640]
         assert (calls.name(op.op), op.active, op.watched) == ("answer", 0, ASKED | 1)
@@ -553,6 +555,72 @@ def test_a_thread_that_sleeps_elsewhere_is_none_of_ours(machine: Host) -> None:
     machine.add_task(812, "postgres", slept_s=12)
     machine.in_proc(812, ["io_schedule", "ext4_file_read_iter"])
     assert machine.look("client").threads == {}
+
+
+class Events:
+    """What a fanotify group is asked for; nfs.ko has seen nothing of it."""
+
+    def __init__(self, machine: Host) -> None:
+        self.machine = machine
+        # All three are of one struct.
+        for at, field in enumerate(
+            ("fsnotify_event__list", "fanotify_event__mask", "fanotify_event__pid"), 1
+        ):
+            machine.memory.layout[f"OFF_{field}"] = 0x20 * at
+        machine.memory.layout["OFF_fanotify_perm_event__path"] = 0x80
+        machine.memory.layout["OFF_fanotify_group_private_data__access_list"] = 0x100
+
+    def add(self, pid: int, magic: int, mask: int = 0x10000) -> int:
+        memory = self.machine.memory
+        event, number, dentry, filesystem = (memory.struct() for _ in range(4))
+        memory.put(event, "fanotify_event.mask", mask, 4)
+        memory.put(event, "fanotify_event.pid", number)
+        memory.put(number, "pid.numbers", pid, 4)
+        path = event + memory.offset("fanotify_perm_event.path")
+        memory.put(path, "path.dentry", dentry)
+        memory.put(dentry, "dentry.d_sb", filesystem)
+        memory.put(filesystem, "super_block.s_magic", magic)
+        memory.put(filesystem, "super_block.s_dev", 0x2B, 4)
+        return event + memory.offset("fsnotify_event.list")
+
+    def put(self, group: int, unread: list[int], read: list[int]) -> None:
+        memory = self.machine.memory
+        memory.link(group + memory.offset("fsnotify_group.notification_list"), unread)
+        memory.link(group + memory.offset("fsnotify_group.fanotify_data") + 0x100, read)
+
+
+NFS, EXT4 = 0x6969, 0xEF53
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ([(NFS, 0x10000)], True),
+        ([(NFS, 0x20000), (NFS, 0x10000)], True),
+        ([(EXT4, 0x10000)], False),
+        ([(NFS, 0x10000), (EXT4, 0x10000)], False),
+        ([(NFS, 0x20)], False),
+        ([], False),
+    ],
+)
+def test_who_waits_for_permission_to_use_a_file_of_a_mount(
+    machine: Host, asked: list[tuple[int, int]], found: bool, is_read: bool
+) -> None:
+    machine.add_task(640, "qaxsafed")
+    task = machine.add_task(811, "postgres", slept_s=12)
+    machine.in_proc(811, ["fanotify_handle_event", "fsnotify", "do_dentry_open", "path_openat"])
+    group = machine.listener(640, 5, [task])
+    events = Events(machine)
+    listed = [events.add(811, magic, mask) for magic, mask in asked]
+    events.put(group, [] if is_read else listed, listed if is_read else [])
+    threads = machine.look("client").threads
+    assert (811 in threads) == found
+    if found:
+        op = threads[811]
+        assert (calls.name(op.op), op.side, op.active) == ("permission", SIDE_CLIENT, 1)
+        assert (op.group, op.dev, op.flags) == (group, 0x2B, OP_BEGIN_UNKNOWN)
+        assert op.begin_ns == op.off_ns
 
 
 def test_rpcs_of_another_network_namespace(machine: Host) -> None:

@@ -75,7 +75,8 @@ def accounts(
         for key, charges in _by_culprit(stall, programs, of_storage).items():
             us = sum(charges.values())
             least = _OF_NETWORK if key[1] == "network" else _OF_THRESHOLD
-            if us < least * threshold_us:
+            # Background work counts less than it took: it is many operations at once.
+            if us * stall.wall_us < least * threshold_us * stall.stall_us:
                 continue
             account = found[key]
             account.stall_us += us

@@ -84,8 +84,8 @@ def asked_in(host: Host, op: Operation, span: Span) -> Asked | None:
     process, means = wait.waker, None
     looked = looks(wait.stack) and _is_last(op, span)
     if wait.in_flight:
-        # Nobody has woken it yet: the waker is who has the other end of what it reads.
-        means = read_from(wait.stack)
+        # Nobody has woken it yet: the waker is who has the other end of what it reads, or polls.
+        means = read_from(wait.stack) or ("message" if looks(wait.stack) else None)
     elif comes_by_tcp(wait.waker_stack):
         process = host.peers.sender(op.process, wait) if op.process else None
         means = "tcp" if looked or read_from(wait.stack) == "tcp" else None

@@ -16,9 +16,9 @@ from tracer.blame.ledger import Ledger
 from tracer.blame.parallel import shares_us
 from tracer.model import Operation, ProcessKey
 
-# By which a client keeps its lease, in the background: whoever waits for one that does not come
-# back has an RPC of his own.
-_LEASE_UPKEEP: Final = frozenset({"SEQUENCE", "RENEW"})
+# By which a client keeps its lease and gives up what it needs no longer, in the background:
+# whoever waits for one that does not come back has an RPC of his own.
+_UPKEEP: Final = frozenset({"SEQUENCE", "RENEW", "DELEGRETURN", "FREE_STATEID"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def counted(ledger: Ledger) -> list[Stall]:
             and not covered.accounts_for(rpc)
         ]
         stalls += [_stall(ledger, index, rpc) for rpc in rpcs if rpc.process is not None]
-        nobodys = [rpc for rpc in rpcs if rpc.process is None and rpc.op not in _LEASE_UPKEEP]
+        nobodys = [rpc for rpc in rpcs if rpc.process is None and rpc.op not in _UPKEEP]
         stalls += _background(ledger, index, nobodys)
     for index, host in enumerate(ledger.hosts):
         stalls += [

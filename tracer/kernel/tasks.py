@@ -1,4 +1,4 @@
-"""Processes and fanotify groups as the kernel's own lists have them.
+"""Processes as the kernel's own lists have them.
 
 Needs no /proc, so it works in the collector, which opens nothing.
 """
@@ -43,27 +43,6 @@ def thread(memory: KernelMemory, leader: int, tid: int) -> int | None:
 def start_ns(memory: KernelMemory, leader: int) -> int:
     """Return a process's start in CLOCK_BOOTTIME ns, from its main thread's task."""
     return memory.u64(leader, "task_struct.start_boottime") or 0
-
-
-def waiting_for(memory: KernelMemory, group: int) -> Iterator[int]:
-    """Yield the task_struct of each task that waits for a fanotify group's answer."""
-    head = (
-        group
-        + memory.offset("fsnotify_group.fanotify_data")
-        + memory.offset("fanotify_group_private_data.access_waitq")
-        + memory.offset("wait_queue_head.head")
-    )
-    for entry in memory.list(head, memory.offset("wait_queue_entry.entry"), MOST_TASKS):
-        task = memory.u64(entry, "wait_queue_entry.private")
-        if task:
-            yield task
-
-
-def holders_of(memory: KernelMemory, group: int) -> Iterator[tuple[int, int]]:
-    """Yield (pid, start in ns) of each process that has a descriptor of a fanotify group."""
-    for pid, task in walk(memory):
-        if any(memory.u64(file, "file.private_data") == group for file in files(memory, task)):
-            yield pid, start_ns(memory, task)
 
 
 def files(memory: KernelMemory, task: int) -> Iterator[int]:
