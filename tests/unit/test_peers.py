@@ -72,6 +72,12 @@ def test_who_is_connected_to_another_host_has_no_only_peer(proc: Path) -> None:
     assert list(peers(proc, [SCANNER])) == [Peer(SCANNER, ENGINE, False)]
 
 
+def test_who_is_connected_to_the_kernel_too_has_no_only_peer(proc: Path) -> None:
+    rows = [row(A, B, 11), row(B, A, 12), row(A, FAR, 11), row(FAR, A, 0)]
+    (proc / "402/net/tcp").write_text("\n".join([HEAD, *rows]))
+    assert list(peers(proc, [SCANNER])) == [Peer(SCANNER, ENGINE, False)]
+
+
 def test_who_is_connected_to_itself_has_no_only_peer(proc: Path) -> None:
     (proc / "402/fd/9").symlink_to("socket:[21]")
     (proc / "402/fd/10").symlink_to("socket:[22]")

@@ -79,10 +79,11 @@ def peers(proc: Path, askers: Collection[Key]) -> Iterator[Peer]:
             holders.setdefault(target, set()).add(pid)
     for asker, sockets in ends.items():
         pids = set().union(*(holders.get(socket, ()) for socket in sockets))
+        only = len(pids) == 1 and sockets <= holders.keys()
         for pid in sorted(pids - {asker[0]}):
             start = start_ns(proc / str(pid) / "stat")
             if start is not None:
-                yield Peer(asker, (pid, start), len(pids) == 1 and _ELSEWHERE not in sockets)
+                yield Peer(asker, (pid, start), only)
 
 
 def _other_ends(process: Path) -> set[str]:
