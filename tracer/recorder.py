@@ -333,6 +333,7 @@ def _let_seal(outbox: Outbox, writer: subprocess.Popen[bytes]) -> tuple[bool, in
         outbox.flush()
         if not outbox.behind:
             outbox.close()
+        # For room in the pipe, for CPU time spent and for the end: nothing wakes us for all three.
         time.sleep(0.01)
     left = outbox.behind
     outbox.close()

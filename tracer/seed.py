@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -221,11 +222,7 @@ class Seeder:
             self._found.threads[listener.pid] = op
 
     def _has_one_thread(self, leader: int) -> bool:
-        memory = self._memory
-        signal = memory.u64(leader, "task_struct.signal")
-        head = signal + memory.offset("signal_struct.thread_head") if signal else 0
-        link = memory.offset("task_struct.thread_node")
-        return len(list(memory.list(head, link, 2))) == 1 if head else False
+        return len(list(islice(tasks.threads(self._memory, leader), 2))) == 1
 
     @property
     def _host_side(self) -> int:

@@ -22,6 +22,11 @@ class Span:
     end: int
     total_us: int
 
+    def within_us(self, start: float, end: float) -> float:
+        """Return how much of it lies in a window, it being spread evenly."""
+        overlap = min(end, self.end) - max(start, self.start)
+        return self.total_us * overlap / (self.end - self.start) if overlap > 0 else 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Stretch:

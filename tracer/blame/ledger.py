@@ -152,9 +152,7 @@ class Ledger:
         """
         early: Mix = {}
         for span in queue_spans(op):
-            overlap = min(end, span.end) - max(start, span.start)
-            if overlap > 0:
-                us = span.total_us * overlap / (span.end - span.start)
+            if us := span.within_us(start, end):
                 add(early, {self.direct(host, op, span): us})
         rest = max(0.0, end - start - sum(early.values()))
         mix = self.occupancy(host).charged(start, end)
@@ -172,9 +170,8 @@ class Ledger:
         late: Mix = {}
         for op, _ in self.hosts[host].woken.during(start, end):
             for span, mix in self._waits(host, op):
-                overlap = min(end, span.end) - max(start, span.start)
-                if overlap > 0:
-                    add(late, scaled(mix, span.total_us * overlap / (span.end - span.start)))
+                if us := span.within_us(start, end):
+                    add(late, scaled(mix, us))
         room = max(0.0, end - start - known_us)
         return scaled(late, min(room, sum(late.values()))) if late else {}
 

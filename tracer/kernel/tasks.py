@@ -26,18 +26,20 @@ def walk(memory: KernelMemory) -> Iterator[tuple[int, int]]:
             yield pid, task
 
 
+def threads(memory: KernelMemory, leader: int) -> Iterator[int]:
+    """Yield the task_struct of each thread of a process, given that of its main thread."""
+    signal = memory.u64(leader, "task_struct.signal")
+    if signal:
+        head = signal + memory.offset("signal_struct.thread_head")
+        yield from memory.list(head, memory.offset("task_struct.thread_node"), MOST_TASKS)
+
+
 def thread(memory: KernelMemory, leader: int, tid: int) -> int | None:
     """Return the task_struct of a thread, given that of its process's main thread."""
     if memory.u32(leader, "task_struct.pid") == tid:
         return leader
-    signal = memory.u64(leader, "task_struct.signal")
-    if not signal:
-        return None
-    head = signal + memory.offset("signal_struct.thread_head")
-    for task in memory.list(head, memory.offset("task_struct.thread_node"), MOST_TASKS):
-        if memory.u32(task, "task_struct.pid") == tid:
-            return task
-    return None
+    found = threads(memory, leader)
+    return next((task for task in found if memory.u32(task, "task_struct.pid") == tid), None)
 
 
 def start_ns(memory: KernelMemory, leader: int) -> int:
