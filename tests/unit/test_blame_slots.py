@@ -11,6 +11,7 @@ from blame_cases import SERVER, client, held, processes, rpc, served, server, us
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tracer.blame.analysis import analyse
 from tracer.blame.charge import SLOT, SLOT_LINK, Mix
 from tracer.blame.ledger import Ledger
 from tracer.blame.remote import Remote
@@ -118,7 +119,8 @@ def test_who_held_up_those_with_slots_held_up_those_without() -> None:
 def test_slots_of_rpcs_that_wait_for_nobody_are_just_slots() -> None:
     there = [served(0, 10, xid=number, nfs_op="WRITE") for number in range(3)]
     both = [client([*HOLDERS, WAITING]), server(there, addresses=frozenset({SERVER}))]
-    assert Ledger(both).bill(0, WAITING) == {SLOT: us(8)}
+    ((charge, total),) = Ledger(both).bill(0, WAITING).items()
+    assert (charge.cause, charge.culprit, total) == ("slot", None, us(8))
 
 
 def test_slots_that_one_process_has_by_what_the_kernel_writes_back() -> None:
@@ -156,7 +158,22 @@ def test_own_requests_are_not_somebody_s_doing() -> None:
         replace(WAITING, process=None, writer=writer),
     ):
         both = [client([*writes, own]), server(there, addresses=frozenset({SERVER}))]
-        assert Ledger(both).bill(0, own) == {SLOT: us(8)}
+        assert analyse(both).verdict.clear
+        ((charge, total),) = Ledger(both).bill(0, own).items()
+        assert (charge.cause, charge.culprit, total) == ("slot", None, us(8))
+
+
+def test_but_count_for_who_holds_up_others_by_them() -> None:
+    copyd = Process(ProcessKey(900, 6_000_000), comm="copyd", exe="/opt/copy/copyd")
+    writes = [replace(one, process=None, writer=copyd.key) for one in HOLDERS]
+    there = [served(0, 10, xid=number, nfs_op="WRITE") for number in range(3)]
+    own = replace(WAITING, op_id=77, xid=8, process=copyd.key)
+    ours = client([*writes, WAITING, own], processes=processes(copyd))
+    analysis = analyse([ours, server(there, addresses=frozenset({SERVER}))])
+    (blamed,) = analysis.verdict.culprits
+    assert (blamed.culprit.name, blamed.cause, blamed.stall_us) == ("copyd", "slot", us(16))
+    assert {one.victim.process for one in blamed.victims} == {WAITING.process, copyd.key}
+    assert sum(analysis.causes.values()) == analysis.total_us
 
 
 def test_what_is_unknown_of_those_with_slots_is_nobody_s() -> None:

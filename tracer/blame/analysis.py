@@ -9,6 +9,7 @@ from typing import Final
 
 from tracer.blame.charge import QUEUE_LINK
 from tracer.blame.ledger import Ledger
+from tracer.blame.own import with_own
 from tracer.blame.selection import EVERYTHING, Selection
 from tracer.blame.stalls import Stall, counted, over_threshold
 from tracer.blame.verdict import Verdict, causes_of, verdict_of
@@ -84,12 +85,16 @@ def analyse(captures: Sequence[HostCapture], only: Selection = EVERYTHING) -> An
     chosen.check(captures)
     ledger = Ledger(captures)
     stalls = [stall for stall in counted(ledger) if chosen.takes(stall)]
+    verdict = verdict_of(ledger, stalls, only.words())
+    if verdict.culprits and verdict.culprits[0].cause == "slot":
+        stalls = with_own(stalls, verdict.culprits[0].culprit, captures)
+        verdict = verdict_of(ledger, stalls, only.words())
     return Analysis(
         captures=captures,
         threshold_us=min((capture.threshold_us for capture in captures), default=0),
         stalls=stalls,
         causes=causes_of(stalls),
-        verdict=verdict_of(ledger, stalls, only.words()),
+        verdict=verdict,
         ledger=_ledger_rows(ledger, stalls),
         latency=_latency(captures),
         losses=_losses(captures),

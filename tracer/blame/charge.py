@@ -38,16 +38,20 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """A cause, its culprit if one is proven, and the links from the operation to it."""
+    """A cause, its culprit if one is proven, and the links from the operation to it.
+
+    ``own``: the process that waited, if what it waited for was the rest of its own requests.
+    """
 
     cause: Cause
     culprit: Culprit | None = None
     chain: tuple[Link, ...] = ()
+    own: Culprit | None = None
     # Mixes ask for it millions of times.
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.cause, self.culprit, self.chain)))
+        object.__setattr__(self, "_hash", hash((self.cause, self.culprit, self.chain, self.own)))
 
     def __hash__(self) -> int:
         return self._hash

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from tracer.blame.charge import (
@@ -114,7 +115,8 @@ class Remote:
     def rpc_mix(self, host: int, rpc: Operation, start: int, end: int) -> Mix:
         """Return what ``start``..``end`` of a client's RPC went to, phase by phase.
 
-        Nobody is to blame for what his own program's requests do to him.
+        Nobody is to blame for what his own program's requests do to him, unless he is for what
+        they do to others, see own.py.
         """
         mix = self._any_mix(host, rpc, start, end)
         whose = rpc.process or rpc.writer
@@ -125,7 +127,8 @@ class Remote:
                 continue
             if whose is None or suspects.are_one_program(whose, who):
                 nobody = SLOT if charge.chain[0] == SLOT_LINK else self._transit.network(host, rpc)
-                add(mix, {nobody: mix.pop(charge)})
+                own = replace(nobody, own=charge.culprit if whose else None)
+                add(mix, {own: mix.pop(charge)})
         return mix
 
     def _any_mix(self, host: int, rpc: Operation, start: int, end: int) -> Mix:
@@ -163,8 +166,8 @@ class Remote:
     def _slot_mix(self, host: int, rpc: Operation, start: int, end: int) -> Mix:
         """Return what those who had the slots waited for, as far as that has a culprit.
 
-        Else, or if that was but a disk, it is theirs who had most of the slots; not for
-        their own RPCs and what the kernel writes back for them.
+        Else, or if that was but a disk, it is theirs who had most of the slots; for their own
+        RPCs and what the kernel writes back for them only as a part of that, see own.py.
         """
         holders = self._ledger.hosts[host].slots.holders(rpc, start, end)
         taken = [one for held in holders.cut for one in self._held_mix(host, held)]
@@ -174,11 +177,11 @@ class Remote:
         own = most == (rpc.process or rpc.writer)
         mix: Mix = {}
         for (who, charge), us in taken:
-            if who and who == most and not own and not self._leads_on(charge):
-                suspects = self._ledger.hosts[host].suspects
-                add(mix, {charge_to("slot", suspects.process(who)): us})
-            else:
-                add(mix, {through(SLOT_LINK, charge) if charge.culprit else SLOT: us})
+            passed = through(SLOT_LINK, charge) if charge.culprit else SLOT
+            if who and who == most and not self._leads_on(charge):
+                culprit = self._ledger.hosts[host].suspects.process(who)
+                passed = replace(passed, own=culprit) if own else charge_to("slot", culprit)
+            add(mix, {passed: us})
         return filled(scaled(mix, holders.end - start) if mix else {}, end - start, SLOT)
 
     def _held_mix(self, host: int, held: Held) -> list[_Taken]:

@@ -1,0 +1,36 @@
+"""What a process waits for because of its own requests: nobody's, or his who is in others' way.
+
+Who copies a large file waits for his own data, which is how it should be. If the same data is what
+all others wait for most, his own waits tell how much there is of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tracer.blame.charge import Charge, Culprit, charge_to, merged
+from tracer.blame.programs import program_of
+from tracer.blame.stalls import Stall
+from tracer.model import HostCapture
+
+
+def with_own(
+    stalls: Sequence[Stall], culprit: Culprit, captures: Sequence[HostCapture]
+) -> list[Stall]:
+    """Return the stalls with what a culprit's program waited for itself charged to it, too."""
+    program = program_of(culprit, captures)
+    owns = {charge.own for stall in stalls for charge in stall.bill if charge.own}
+    its = {
+        own
+        for own in owns
+        if own == culprit or (program is not None and program_of(own, captures) == program)
+    }
+
+    def settled(charge: Charge) -> Charge:
+        return charge_to("slot", charge.own) if charge.own in its else charge
+
+    return [
+        replace(stall, bill=merged({settled(charge): us} for charge, us in stall.bill.items()))
+        for stall in stalls
+    ]
