@@ -6,13 +6,19 @@
  * kind belongs to the outer one. The programs are written by tracer/kernel/functions.py.
  */
 
+/* A server's thread in a request, from when it takes up the transport. */
+static __always_inline bool serves(struct op_rec *op)
+{
+	return op->active ? op->side == SIDE_SERVER : op->taken;
+}
+
 static __always_inline void add_call(struct op_rec *op, u64 number, u8 layer, u32 dev, u64 ns)
 {
 	struct latency_key key = {};
 
 	key.op = number;
 	/* A server's thread serves all clients; its own pid says nothing. */
-	if (!op->active || op->side == SIDE_CLIENT)
+	if (!serves(op))
 		key.proc = op->proc;
 	key.dev = dev;
 	key.side = op->active ? op->side : SIDE_SERVER;
@@ -43,13 +49,22 @@ static __always_inline void hook_exit(struct op_rec *op, u32 number)
 		return;
 	ns = bpf_ktime_get_ns() - op->hook_ns;
 	op->hook_ns = 0;
-	add_call(op, number, LAYER_HOOK, op->dev, ns > op->asked_ns ? ns - op->asked_ns : 0);
+	add_call(op, number, LAYER_HOOK, op->active ? op->dev : 0,
+		 ns > op->asked_ns ? ns - op->asked_ns : 0);
 }
 
-/* True if the thread is in an operation. */
+/* The current thread's record if hooks count for it: it is in a request or another operation. */
+static __always_inline struct op_rec *hooked_op(void)
+{
+	struct op_rec *op = current_op();
+
+	return op && (op->active || op->taken) ? op : NULL;
+}
+
+/* True if hooks count for the thread. */
 static __always_inline bool hook_in_op_enter(u32 number)
 {
-	struct op_rec *op = active_op();
+	struct op_rec *op = hooked_op();
 
 	if (!op)
 		return false;
@@ -59,7 +74,7 @@ static __always_inline bool hook_in_op_enter(u32 number)
 
 static __always_inline void hook_in_op_exit(u32 number)
 {
-	struct op_rec *op = active_op();
+	struct op_rec *op = hooked_op();
 
 	if (op)
 		hook_exit(op, number);
