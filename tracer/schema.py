@@ -281,15 +281,15 @@ HOLDERS = Table(
         _c(
             "kind",
             "string",
-            "frozen (filesystem), channel (of sunrpc), queue (NFQUEUE), program (BPF), peer (of "
+            "frozen (filesystem), channel (to a daemon), queue (NFQUEUE), program (BPF), peer (of "
             "another process, by TCP) or only-peer (that has connections to it alone)",
             "frozen",
         ),
         _n(
             "what",
             "string",
-            "channel: the cache, or cld (nfsd's clients); queue: its number; program: its id; "
-            "peers: pid and start_us of the other process",
+            "channel: the cache, cld (nfsd's clients), statd or fuse; queue: its number; "
+            "program: its id; peers: pid and start_us of the other process",
             "nfsd.export",
         ),
         _n("mount", "string", "frozen: the filesystem's mount point", "/srv/nfs"),

@@ -431,6 +431,22 @@ class TestUpcall:
         analysis = analyse([server(ops, processes=rows, listeners=(), holders=holders)])
         assert named(analysis) == [("process", "nfsdcld", "upcall")]
 
+    def test_so_is_the_daemon_of_a_filesystem_in_user_space(self):
+        asks = (*SCHEDULE, "request_wait_answer", "fuse_simple_request", "fuse_lookup_name")
+        holders = (Holder(HOG, "channel", "cld"), Holder(OTHER, "channel", "fuse"))
+        rows = processes(Process(OTHER, comm="bindfs", exe="/usr/bin/bindfs"))
+        ops = [served(10, 15, wait(10, 15, asks))]
+        analysis = analyse([server(ops, processes=rows, listeners=(), holders=holders)])
+        assert named(analysis) == [("process", "bindfs", "upcall")]
+
+    def test_a_page_of_such_a_filesystem_is_not_a_disks(self):
+        page = (*SCHEDULE, "io_schedule", "folio_wait_bit_common", "filemap_read")
+        answers = ("folio_wake_bit", "fuse_readpages_end", "fuse_request_end", "fuse_dev_do_write")
+        rows = processes(Process(OTHER, comm="bindfs", exe="/usr/bin/bindfs"))
+        ops = [served(10, 15, wait(10, 15, page, waker=OTHER, waker_stack=answers))]
+        analysis = analyse([server(ops, processes=rows, listeners=())])
+        assert named(analysis) == [("process", "bindfs", "upcall")]
+
     def test_nobody_is_if_nobody_holds_it(self):
         ops = [served(10, 15, wait(10, 15, self.stack))]
         holders = (Holder(HOG, "channel", "nfs4.idtoname"),)

@@ -100,6 +100,26 @@ STACKS = [
     ("server", "upcall", "__schedule schedule_timeout cache_wait_req.isra.0 cache_check exp_find"),
     (
         "server",
+        "upcall",
+        "schedule request_wait_answer fuse_simple_request fuse_lookup_name fuse_lookup "
+        "__lookup_slow lookup_one_len_unlocked nfsd_lookup_dentry nfsd_lookup nfsd4_open",
+    ),
+    (
+        "client",
+        "upcall",
+        "schedule rpc_wait_bit_killable __wait_on_bit out_of_line_wait_on_bit __rpc_execute "
+        "rpc_execute rpc_run_task rpc_call_sync nsm_mon_unmon nsm_monitor nlmclnt_proc do_setlk "
+        "nfs_lock fcntl_setlk",
+    ),
+    # Who is behind the one that asks waits for him.
+    (
+        "server",
+        "lock",
+        "mutex_lock fuse_lock_inode fuse_lookup __lookup_slow lookup_one_len_unlocked "
+        "nfsd_lookup_dentry nfsd_lookup nfsd4_open",
+    ),
+    (
+        "server",
         "network",
         "__schedule schedule schedule_timeout wait_woken sk_stream_wait_memory "
         "tcp_sendmsg_locked tcp_sendmsg svc_tcp_sendto svc_send",

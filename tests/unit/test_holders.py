@@ -22,11 +22,18 @@ def test_who_is_asked(tmp_path: Path) -> None:
         (406, "7", "/run/rpc_pipefs/nfsd/cld"),
         (404, "3", "socket:[17]"),
         (405, "3", "socket:[16]"),
+        (407, "3", "/dev/fuse"),
+        (408, "4", "/run/rpc.statd.pid"),
     ):
         folder = tmp_path / str(pid) / "fd"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(target)
-    channels = [(402, "channel", "nfsd.export"), (406, "channel", "cld")]
+    channels = [
+        (402, "channel", "nfsd.export"),
+        (406, "channel", "cld"),
+        (407, "channel", "fuse"),
+        (408, "channel", "statd"),
+    ]
     assert sorted(asked(tmp_path)) == channels
     (tmp_path / "net/netfilter").mkdir(parents=True)
     (tmp_path / "net/netlink").write_text(NETLINK)

@@ -132,11 +132,14 @@ ABOUT: Final[Mapping[str, About]] = {
         "spread interrupts over CPUs",
     ),
     "upcall": About(
-        "the kernel waits for an NFS daemon (mountd, gssd, idmapd, nfsdcld)",
-        "thread sleeps in cache_check, an rpc_pipefs upcall or a key request, or the request is "
-        "put off; who answers wakes it, else it is who holds the cache's channel",
-        "requests that are still put off when recording ends",
-        "check that rpc.mountd, rpc.gssd, rpc.idmapd and nfsdcld run and that name services answer",
+        "the kernel waits for a daemon: an NFS one (mountd, gssd, idmapd, nfsdcld, statd), or "
+        "that of a filesystem in user space (FUSE)",
+        "thread sleeps in cache_check, an rpc_pipefs upcall, nsm_monitor, a key or a FUSE request, "
+        "or the request is put off; who answers wakes it, else it is who holds the channel",
+        "requests that are still put off when recording ends; of several FUSE filesystems, whose "
+        "daemon has not answered yet",
+        "check that rpc.mountd, rpc.gssd, rpc.idmapd, nfsdcld, rpc.statd and the daemon of an "
+        "exported FUSE filesystem run, and that name services answer",
     ),
     "delegation": About(
         "another client has to give back a delegation or lease first",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from tracer.blame.causes import Cause
+from tracer.blame.causes import OF_STORAGE, Cause
 from tracer.blame.charge import UNKNOWN, Charge, Culprit, Link, charge_to, through
 from tracer.blame.names import executable, name_of
 from tracer.blame.programs import identity
@@ -119,6 +119,9 @@ class Suspects:
         wait_class = classify(wait.stack, side)
         if wait_class == "unknown" and wait.fanotify_group:
             wait_class = "fanotify"
+        if wait_class in OF_STORAGE and wait.waker and releases("upcall", wait.waker_stack):
+            # A page of a filesystem in user space is waited for as one of a disk is.
+            wait_class = "upcall"
         key: ProcessKey | None = None
         if wait_class == "fanotify":
             key = self._responder(wait) or self._listener(wait.fanotify_group)

@@ -76,6 +76,11 @@ SIGNATURES: Final = (
             "cld_pipe_upcall",
             "__cld_pipe_upcall",
             "nfsd4_cld_*",
+            "nsm_mon_unmon",
+            "nsm_monitor",
+            "request_wait_answer",
+            "fuse_get_req",
+            "fuse_wait_on_*_writeback",
         ),
     ),
     # Reclaim that itself waits for a disk or for NFS stays reclaim: memory is the cause.
@@ -311,7 +316,9 @@ _RELEASES: Final = {
     "frozen": re.compile(r"thaw_super\w*|percpu_up_write"),
     # The answer to a packet's question, or the end of the queue.
     "packet-filter": re.compile(r"nfqnl_recv_verdict\w*|nfqnl_recv_config|instance_destroy\w*"),
-    "upcall": re.compile(r"cache_do_downcall|cache_write\w*|key_instantiate\w*|\w+_pipe_downcall"),
+    "upcall": re.compile(
+        r"cache_do_downcall|cache_write\w*|key_instantiate\w*|\w+_pipe_downcall|fuse_dev_do_write"
+    ),
 }
 
 
@@ -323,8 +330,8 @@ _AT_LIMIT: Final = re.compile(
     r"try_to_free_mem_cgroup_pages|(__)?mem_cgroup_handle_over_high|try_charge_memcg|try_charge"
 )
 
-# Who looks something up in which of sunrpc's caches, or keeps who the clients are: each has a
-# channel to a daemon.
+# Who looks something up in which of sunrpc's caches, keeps who the clients are, has the host of a
+# lock watched, or asks for a file of a filesystem in user space: each has a channel to a daemon.
 _CACHES: Final = (
     (
         re.compile(r"idmap_\w+|nfsd_map_\w+|(idtoname|nametoid)_\w+"),
@@ -338,6 +345,8 @@ _CACHES: Final = (
     (re.compile(r"unix_gid_\w+"), ("auth.unix.gid",)),
     (re.compile(r"_*cld_\w+|nfsd4_cld_\w+"), ("cld",)),
     (re.compile(r"ip_map_\w+|svcauth_unix_\w+"), ("auth.unix.ip", "auth.unix.gid")),
+    (re.compile(r"nsm_\w+"), ("statd",)),
+    (re.compile(r"request_wait_answer|fuse_\w+"), ("fuse",)),
 )
 
 
@@ -456,7 +465,7 @@ def is_at_limit(stack: tuple[str, ...]) -> bool:
 
 
 def asked_caches(stack: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the caches of sunrpc in one of which a waiting thread looks something up."""
+    """Return the channels, by their caches of sunrpc, through one of which a daemon is asked."""
     for frame in stack:
         for pattern, caches in _CACHES:
             if pattern.fullmatch(bare(frame)):

@@ -1,4 +1,4 @@
-"""Which processes the kernel asks: who has the channel of a cache open, or a netfilter queue."""
+"""Which processes the kernel asks: who has a daemon's channel open, or a netfilter queue."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Final, NamedTuple
 from tracer.procfs.descriptors import descriptors
 
 _NETLINK_NETFILTER: Final = "12"
+_STATD: Final = "rpc.statd.pid"
+_FUSE: Final = "/dev/fuse"
 
 
 class Asked(NamedTuple):
@@ -20,7 +22,7 @@ class Asked(NamedTuple):
 
 
 def asked(proc: Path) -> Iterator[Asked]:
-    """Yield the processes that have a channel of sunrpc or nfsd, or a netfilter queue.
+    """Yield the processes that have a channel of the kernel's, or a netfilter queue.
 
     Queues are those of this network namespace; which socket has one is told by
     net/netfilter/nfnetlink_queue ("%5u %6u ..": queue number, port id, ..).
@@ -34,6 +36,12 @@ def asked(proc: Path) -> Iterator[Asked]:
         # Through which nfsd keeps who its clients are: /run/rpc_pipefs/nfsd/cld
         elif path.parts[-3:] == ("rpc_pipefs", "nfsd", "cld"):
             yield Asked(pid, "channel", path.name)
+        # It is asked by RPC, to whatever port it has; this file it keeps open while it runs.
+        elif path.name == _STATD:
+            yield Asked(pid, "channel", "statd")
+        # Through which a filesystem in user space is asked.
+        elif target == _FUSE:
+            yield Asked(pid, "channel", "fuse")
         for queue in queues.get(target, ()):
             yield Asked(pid, "queue", queue)
 
