@@ -6,10 +6,10 @@ import ctypes
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from tracer import awaited, calls, deferred
-from tracer.awaited import Awaited, Process
+from tracer import calls, deferred
 from tracer.deferred import Deferred
-from tracer.kernel import bpf, fanotify
+from tracer.kernel import awaited, bpf, fanotify
+from tracer.kernel.awaited import Awaited, Process
 from tracer.kernel.memory import KernelMemory
 from tracer.nfs_status import EJUKEBOX, NFS4ERR_DELAY, NFS4ERR_GRACE
 from tracer.record_offsets import S32, U32, U64, At

@@ -22,11 +22,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from tracer import calls, queued_packets, rpc_tasks
+from tracer import calls, queued_packets
 from tracer.host import pack_peer
-from tracer.kernel import bpf, fanotify, functions, tasks
+from tracer.kernel import bpf, fanotify, functions, rpc_tasks, tasks
 from tracer.kernel.memory import KernelMemory
 from tracer.kernel.namespaces import Namespaces
+from tracer.kernel.rpc_tasks import RpcTasks
 from tracer.procfs.descriptors import descriptors, fdinfo
 from tracer.procfs.holders import asked
 from tracer.records import (
@@ -41,7 +42,6 @@ from tracer.records import (
     OpRec,
     RpcRec,
 )
-from tracer.rpc_tasks import RpcTasks
 from tracer.thread_table import ThreadTable
 
 # Ids of what is found here: above all that BPF counts (CPU << 40 | n).

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from kernel_memory import FakeMemory
 
-from tracer import awaited
-from tracer.awaited import Awaited, Process
+from tracer.kernel import awaited
+from tracer.kernel.awaited import Awaited, Process
 
 READ, WRITE, RECVFROM, POLL = 0, 1, 45, 7
 SOCKET, PIPE, ORDINARY = 0xFFFF_0001, 0xFFFF_0002, 0xFFFF_0003

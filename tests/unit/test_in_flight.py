@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tracer import in_flight
-from tracer.awaited import Process
 from tracer.in_flight import InFlight
+from tracer.kernel.awaited import Process
 from tracer.records import (
     ASKED,
     FIRST_SLEEPER,
