@@ -6,7 +6,7 @@
  */
 
 #define MAX_RAN 64
-/* Of all that ran during a wait, as many are named; the rest stays without a name. */
+/* Of all that ran during a wait the longest are named; the rest stays without a name. */
 #define MAX_NAMED 3
 #define NAMED_RUN_NS 250000
 
@@ -115,25 +115,43 @@ struct part {
 	u64 ns;
 	u64 kind;
 };
+#define MAX_PARTS 8
 struct parts {
-	struct part part[8];
+	struct part part[MAX_PARTS];
+	u64 at;
 };
 BPF_PERCPU_ARRAY(scratch_parts, struct parts, 1);
 
-/* Add time to the part of a process, as far as there is one for it. */
+/* Add time to the part of a process; if others have all of them, to that of the shortest. */
 static __always_inline void add_part(struct parts *parts, struct proc_id *id, u64 ns)
 {
+	u64 least_ns = ~0ULL, index = 0;
+	struct part *part;
+
 #pragma unroll
 	for (int i = 0; i < MAX_NAMED; i++) {
-		struct part *part = &parts->part[i];
-
-		if (part->ns && (part->proc.tgid != id->tgid || part->proc.start_ns != id->start_ns))
-			continue;
+		part = &parts->part[i];
+		if (part->proc.tgid == id->tgid && part->proc.start_ns == id->start_ns) {
+			index = i;
+			break;
+		}
+		if (part->ns < least_ns) {
+			least_ns = part->ns;
+			index = i;
+		}
+	}
+	/* What is read from a map is one case for the verifier, and not one for each index. */
+	parts->at = index;
+	index = *(volatile u64 *)&parts->at & (MAX_PARTS - 1);
+	part = &parts->part[index];
+	if (part->proc.tgid != id->tgid || part->proc.start_ns != id->start_ns) {
+		if (part->ns >= ns)
+			return;
 		part->proc = *id;
 		part->kind = WAIT_RUNNABLE;
-		part->ns += ns;
-		break;
+		part->ns = 0;
 	}
+	part->ns += ns;
 }
 
 /* Put the time from..now in this CPU's queue down to those who ran there. */

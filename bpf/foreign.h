@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * Code that is not the kernel's own, on the way of an operation: out-of-tree modules and
- * others' BPF programs. What they take of a CPU is no wait; it is sampled.
+ * Code in which a thread is not at its own work: out-of-tree modules, others' BPF programs, what
+ * interrupts have left to be done. What they take of a CPU is no wait; it is sampled.
  */
 
 /* As far in as this a stack is searched: interrupt, what the code has called, itself. */

@@ -1,7 +1,8 @@
-"""Tells the BPF programs where code lies that is not the kernel's own.
+"""Tells the BPF programs where code lies in which a thread is not at its own work.
 
-That of out-of-tree modules, and of BPF programs that are not ours. As long as there is
-any, what threads of operations do on a CPU is sampled; without it that costs nothing.
+That of out-of-tree modules, of BPF programs that are not ours, and of interrupts. As long as there
+is any of the former, or interrupts take much of a CPU, what threads of operations do on one is
+sampled; without that it costs nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from tracer.interrupts import Interrupts
 from tracer.kernel import bpf
 from tracer.kernel.on_demand import OnDemand
 from tracer.owners import Owner
@@ -53,11 +55,15 @@ def prefixes(begin: int, end: int) -> Iterator[tuple[int, int]]:
 class ForeignCode:
     """Foreign code of this host, as it comes and goes."""
 
-    def __init__(self, trie_fd: int, sampling: OnDemand, own: Iterable[int]) -> None:
+    def __init__(
+        self, trie_fd: int, sampling: OnDemand, own: Iterable[int], interrupts: Interrupts
+    ) -> None:
         """Take the trie to fill, the program that samples, and the ids of our programs."""
         self._trie = trie_fd
         self._sampling = sampling
         self._own = frozenset(own)
+        self._interrupts = interrupts
+        self._untold = list(interrupts.code)
         self._texts = Texts(("/proc/modules", "/proc/filesystems"))
         self._read: tuple[bytes, ...] = ()
         self._newest = 0  # id of a BPF program
@@ -72,8 +78,8 @@ class ForeignCode:
 
         What cannot be told for want of rights or room is in ``notes``.
         """
-        found = {**self._new_modules(), **self._new_programs()}
-        if self._modules or self._programs:
+        found = {**self._of_interrupts(), **self._new_modules(), **self._new_programs()}
+        if self._interrupts.take_much() or self._modules or self._programs:
             self._sampling.attach()
         else:
             self._sampling.detach()
@@ -82,6 +88,13 @@ class ForeignCode:
     def close(self) -> None:
         """Sample no more."""
         self._sampling.detach()
+
+    def _of_interrupts(self) -> dict[int, Owner]:
+        """Return where the code of interrupts begins, once: it stays where it is."""
+        new, self._untold = self._untold, []
+        for begin, end in new:
+            self._note(Owned(begin, end, begin))
+        return {begin: Owner("irq", "softirq") for begin, _ in new}
 
     def _new_modules(self) -> dict[int, Owner]:
         texts = self._texts.read()

@@ -1,4 +1,4 @@
-"""Whose code it is that is not the kernel's own, as a column of captures holds it."""
+"""Whose code a thread is in while it is not at its own work, as a column of captures holds it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Literal, NamedTuple
 
 
 class Owner(NamedTuple):
-    """A kernel module, or a BPF program with its id."""
+    """A kernel module, a BPF program with its id, or the work of interrupts."""
 
-    kind: Literal["module", "bpf"]
+    kind: Literal["module", "bpf", "irq"]
     name: str
     program: int | None = None
 
     def text(self) -> str:
-        """Return "module NAME" or "bpf NAME ID"."""
+        """Return "module NAME", "bpf NAME ID" or "irq softirq"."""
         words = [self.kind, self.name]
         if self.program is not None:
             words.append(str(self.program))
@@ -27,4 +27,6 @@ def owner_of(text: str | None) -> Owner | None:
             return Owner("module", name)
         case ["bpf", name, program] if name and program.isascii() and program.isdecimal():
             return Owner("bpf", name, int(program))
+        case ["irq", name] if name:
+            return Owner("irq", name)
     return None

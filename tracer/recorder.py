@@ -18,19 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tracer import __version__, foreign, host, in_flight, seed, shortage, wire
+from tracer import __version__, foreign, host, in_flight, interrupts, seed, shortage, wire
 from tracer.children import END_SIGNALS, Compiler, Loaded, Writer
 from tracer.clocks import cpu_ns, read_clocks_closely
 from tracer.collector import Collector
 from tracer.errors import Exit, NfsblameError
 from tracer.foreign import ForeignCode
+from tracer.interrupts import Interrupts
 from tracer.kernel import bpf
 from tracer.kernel.memory import KernelMemory
 from tracer.kernel.on_demand import OnDemand
 from tracer.losses import MISSED_CALL, MISSED_EVENT
 from tracer.outbox import Interval, Outbox
 from tracer.procfs import changes
-from tracer.procfs.symbols import addresses_of
+from tracer.procfs.symbols import Extent, extents_of
 from tracer.records import RING_BYTES
 from tracer.shortage import Shortage
 from tracer.thread_table import ThreadTable
@@ -112,14 +113,15 @@ class Recorder:
             self._note_probe(described, described["reason"])
         memory = self._memory(loaded)
         # Before there is anything to drain: it takes its time.
-        symbols = addresses_of({*in_flight.SYMBOLS, *seed.SYMBOLS})
+        extents = extents_of({*in_flight.SYMBOLS, *seed.SYMBOLS, *interrupts.SYMBOLS})
+        symbols = {name: extent.begin for name, extent in extents.items()}
         sleepers = bpf.attach_iterator(_required(loaded, "iter"))
         collector = Collector(
             loaded.maps,
             memory,
             sleepers,
             self._programs,
-            _foreign(loaded),
+            _foreign(loaded, extents),
             _shortage(loaded),
             settings.threshold_us * 1000,
             RING_BYTES,
@@ -355,9 +357,10 @@ def _required(loaded: Loaded, kind: str) -> int:
     return next(fd for described, fd in loaded.programs if described["kind"] == kind)
 
 
-def _foreign(loaded: Loaded) -> ForeignCode:
+def _foreign(loaded: Loaded, extents: Mapping[str, Extent]) -> ForeignCode:
     own = [bpf.program_id(fd) for _, fd in loaded.programs]
-    return ForeignCode(loaded.maps["foreign"], _on_demand(loaded, foreign.PROGRAM), own)
+    sampling = _on_demand(loaded, foreign.PROGRAM)
+    return ForeignCode(loaded.maps["foreign"], sampling, own, Interrupts(extents))
 
 
 def _shortage(loaded: Loaded) -> Shortage:

@@ -195,7 +195,12 @@ WAITS = Table(
         _n("waker_tid", "int64", "its thread that ended the last of them; null for sums", "403"),
         _n("fanotify_group", "string", "fanotify group asked for permission", "ffff8880041c2a00"),
         _n("unread_us", "int64", "of total_us: the listener had not read the event yet", "1200"),
-        _n("owner", "string", "running: module NAME, or bpf NAME ID of a program", "module agent"),
+        _n(
+            "owner",
+            "string",
+            "running: module NAME, bpf NAME ID of a program, or irq softirq",
+            "module agent",
+        ),
     ),
 )
 

@@ -164,6 +164,12 @@ class TestForeignCode:
         assert analysis.verdict.summary.startswith(said)
         assert "ran for 1.9 s" in analysis.verdict.culprits[0].evidence[0]
 
+    def test_what_interrupts_took_is_nobodys(self):
+        ran = wait(10, 11.9, ("common_interrupt",), kind="running", owner="irq softirq")
+        analysis, names = self.named_for(ran)
+        assert names == []
+        assert analysis.causes["irq"] == us(1.9)
+
     def test_a_little_of_each_operation_is_no_stall_of_its(self):
         ran = wait(10, 10.08, HOOKED[1:], kind="running", owner="module driver")
         analysis, names = self.named_for(ran)

@@ -134,6 +134,24 @@ class TestQueue:
         expected = {"unknown": 2, "cpu": 6, "running": 0.001}
         assert causes([with_late], victim) == pytest.approx(expected)
 
+    @pytest.mark.parametrize(
+        ("peer", "begin", "expected"),
+        [
+            (CLIENT, 12, {"cpu": 6, "unknown": 2, "running": 0.001}),
+            ("10.9.0.9", 12, {"unknown": 8, "running": 0.001}),
+            (CLIENT, 13, {"unknown": 8, "running": 0.001}),  # taken up after ours
+        ],
+    )
+    def test_waits_for_the_thread_that_is_to_read_what_is_ahead_of_it(self, peer, begin, expected):
+        capture, victim = self.queued(threads=20)
+        hog = ProcessKey(900, 7_000_000)
+        ahead = served(
+            begin, 20.5, wait(begin, 18 + begin - 12, (), kind="runnable", waker=hog), queue=7.9
+        )
+        ahead = replace(ahead, peer=peer)
+        with_ahead = replace(capture, operations=(*capture.operations, ahead))
+        assert causes([with_ahead], victim) == pytest.approx(expected)
+
     def test_is_unknown_while_threads_are_free(self):
         capture, victim = self.queued(threads=9)
         assert causes([capture], victim) == {"unknown": 8, "running": 0.001}

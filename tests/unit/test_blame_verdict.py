@@ -459,6 +459,30 @@ def test_one_that_ended_before_its_path_was_read_is_of_the_one_program_of_its_na
     assert len(analysis.verdict.culprits) == culprits
 
 
+@pytest.mark.parametrize(
+    ("exes", "culprits"),
+    [
+        ((None, "/opt/scand", "/opt/scand"), 1),
+        ((None, "/opt/scand", "/a/other"), 3),
+        ((None, None), 2),
+    ],
+)
+def test_one_without_memory_is_of_the_program_whose_workers_call_themselves_so(exes, culprits):
+    keys = [ProcessKey(600 + i, 9_500_000 + i) for i in range(len(exes))]
+    rows = [
+        Process(key, comm="scan-worker", exe=exe, cgroup="/")
+        for key, exe in zip(keys, exes, strict=True)
+    ]
+    ops = [
+        served(
+            10 * i, 10 * i + 4, wait(10 * i, 10 * i + 4, LOCK_WAIT, waker=key, waker_stack=UNLOCK)
+        )
+        for i, key in enumerate(keys, start=1)
+    ]
+    analysis = analyse([server(ops, processes=processes(*rows), listeners=())])
+    assert len(analysis.verdict.culprits) == culprits
+
+
 def test_two_scripts_of_one_interpreter_are_not_one_program():
     keys = [ProcessKey(600, 1), ProcessKey(601, 2)]
     rows = [Process(key, comm="python3", exe="/usr/bin/python3", cgroup="/") for key in keys]

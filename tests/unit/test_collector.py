@@ -31,10 +31,12 @@ import fcntl, os, sys
 from tracer import collector, recorder
 from tracer.deferred import SYMBOLS
 from tracer.foreign import ForeignCode
+from tracer.interrupts import Interrupts
 from tracer.kernel import bpf, offsets
 from tracer.kernel.memory import KernelMemory
 from tracer.kernel.on_demand import OnDemand
 from tracer.outbox import Outbox
+from tracer.procfs.symbols import Extent
 from tracer.record_offsets import At
 from tracer.records import *
 from tracer.shortage import Shortage
@@ -84,7 +86,8 @@ def content(number):
     }
 CONTENT = content(1)
 layout = {field.macro: 0 for field in offsets.seed_fields(["server", "client"])}
-code = ForeignCode(maps["foreign"], OnDemand([(0, "event")]), [4])
+taken = Interrupts({"irq_exit_rcu": Extent(64, 128)})
+code = ForeignCode(maps["foreign"], OnDemand([(0, "event")]), [4], taken)
 short = Shortage(maps["shortage"], OnDemand([(0, "event")]))
 at = dict.fromkeys(SYMBOLS, 0)
 draining = collector.Collector(maps, KernelMemory(0, 0, layout), 0, {}, code, short, 1, 4096, at)

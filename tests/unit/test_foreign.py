@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from tracer import foreign
 from tracer.foreign import ForeignCode, prefixes
+from tracer.interrupts import Interrupts
 from tracer.kernel import bpf
 from tracer.kernel.bpf import ProgramCode
 from tracer.kernel.on_demand import OnDemand
 from tracer.owners import Owner
+from tracer.procfs.symbols import Extent
 
 FILTER = ProgramCode(26, "filter", ((0x1000, 0x100), (0x2000, 0x40)))
 AGENT = b"agent 4096 1 - Live 0x5000 (OE)\n"
@@ -72,11 +74,24 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return made
 
 
+class Calm(Interrupts):
+    """Interrupts that take little, unless they are told to take much."""
+
+    much = False
+
+    def take_much(self) -> bool:
+        return self.much
+
+
+def made(kernel: Kernel, monkeypatch: pytest.MonkeyPatch, interrupts: Interrupts) -> ForeignCode:
+    code = ForeignCode(5, OnDemand([(9, "hrtimer_expire_entry")]), [1], interrupts)
+    monkeypatch.setattr(code, "_texts", kernel)
+    return code
+
+
 @pytest.fixture
 def code(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> ForeignCode:
-    made = ForeignCode(5, OnDemand([(9, "hrtimer_expire_entry")]), own=[1])
-    monkeypatch.setattr(made, "_texts", kernel)
-    return made
+    return made(kernel, monkeypatch, Calm({}))
 
 
 @given(begin=st.integers(1, 1 << 20), length=st.integers(1, 1 << 12))
@@ -132,6 +147,22 @@ def test_a_module_that_was_loaded_again_lies_elsewhere(kernel: Kernel, code: For
     kernel.modules = AGENT.replace(b"5000", b"7000")
     assert code.follow() == {0x7000: Owner("module", "agent")}
     assert (kernel.owner(0x5000), kernel.owner(0x7000)) == (None, 0x7000)
+
+
+def test_interrupts_are_sampled_while_they_take_much(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupts = Calm({"irq_exit_rcu": Extent(0x9000, 0x9040)})
+    code = made(kernel, monkeypatch, interrupts)
+    assert code.follow() == {0x9000: Owner("irq", "softirq")}
+    assert (kernel.owner(0x903F), kernel.links) == (0x9000, [])
+    interrupts.much = True
+    assert code.follow() == {}
+    assert len(kernel.links) == 1
+    interrupts.much = False
+    code.follow()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(kernel.links[0])
 
 
 def test_that_there_is_no_room_is_told(kernel: Kernel, code: ForeignCode) -> None:

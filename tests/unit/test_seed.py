@@ -15,7 +15,7 @@ from kernel_memory import FakeMemory
 
 from tracer import calls, queued_packets, seed
 from tracer.kernel import bpf, tasks
-from tracer.procfs.symbols import addresses_of
+from tracer.procfs.symbols import extents_of
 from tracer.records import (
     ASKED,
     NO_STACK,
@@ -139,7 +139,8 @@ class Host:
         return group
 
     def look(self, *sides: str) -> seed.Found:
-        symbols = addresses_of(seed.SYMBOLS, self.proc)
+        extents = extents_of(seed.SYMBOLS, self.proc)
+        symbols = {name: extent.begin for name, extent in extents.items()}
         return seed.Seeder(self.memory, list(sides), symbols, self.proc).look()
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.procfs.symbols import KernelSymbols, SymbolTable, addresses_of, tidy
+from tracer.procfs.symbols import KernelSymbols, SymbolTable, extents_of, tidy
 
 KALLSYMS = b"""\
 ffffffff81000000 T _stext
@@ -148,18 +148,19 @@ def test_a_sleeper_has_no_frames_of_a_program_of_ours() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("ffffffffc0a3d0e4 b sunrpc_net_id\t[sunrpc]\n", 0xFFFFFFFFC0A3D0E4),
-        ("ffffffff81000000 T _text\nffffffff82b0 B sunrpc_net_id\n", 0xFFFFFFFF82B0),
+        ("ffffffffc0a3d0e4 b sunrpc_net_id\t[sunrpc]\n", (0xFFFFFFFFC0A3D0E4,) * 2),
+        ("f0 T _text\nf4 B sunrpc_net_id\nf4 B alias\nf8 B next\n", (0xF4, 0xF8)),
+        ("f4 B sunrpc_net_id\n10 B of_a_module\t[m]\n", (0xF4, 0xF4)),
         ("ffffffffc0a3d0e4 b not_sunrpc_net_id\t[sunrpc]\n", None),
         ("ffffffffc0a3d0e4 b sunrpc_net_id_2\t[sunrpc]\n", None),
         ("0000000000000000 b sunrpc_net_id\t[sunrpc]\n", None),  # kptr_restrict
         ("", None),
     ],
 )
-def test_addresses_of_symbols(tmp_path: Path, text: str, expected: int | None) -> None:
+def test_extents_of_symbols(tmp_path: Path, text: str, expected: tuple[int, int] | None) -> None:
     (tmp_path / "kallsyms").write_text(text)
-    assert addresses_of({"sunrpc_net_id"}, tmp_path).get("sunrpc_net_id") == expected
+    assert extents_of({"sunrpc_net_id"}, tmp_path).get("sunrpc_net_id") == expected
 
 
 def test_no_kallsyms_no_symbol(tmp_path: Path) -> None:
-    assert not addresses_of({"sunrpc_net_id"}, tmp_path)
+    assert not extents_of({"sunrpc_net_id"}, tmp_path)

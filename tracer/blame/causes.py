@@ -126,10 +126,12 @@ ABOUT: Final[Mapping[str, About]] = {
         "raise the cgroup's limit (cpu.max, io.max)",
     ),
     "irq": About(
-        "interrupts took the CPU",
-        "not measured by this version",
-        "all of it",
-        "spread interrupts over CPUs",
+        "interrupts took the CPU, with what they left to be done: packets, timers, disks",
+        "a clock tick finds a thread interrupted by that, for as long as it takes a tenth of any "
+        "CPU; or the thread could run and ksoftirqd had its CPU",
+        "the handlers themselves, which no clock tick interrupts; for whom it was",
+        "see what sends so many packets or other interrupts (/proc/interrupts, /proc/softirqs, "
+        "packet filters), and spread them over CPUs (RPS, irqbalance)",
     ),
     "upcall": About(
         "the kernel waits for a daemon: an NFS one (mountd, gssd, idmapd, nfsdcld, statd), or "

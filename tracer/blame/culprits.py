@@ -39,8 +39,12 @@ _OF_KIND: Final[Mapping[str, Cause]] = {
     "reclaiming": "reclaim",
     "limited": "reclaim",
 }
-# The kernel's threads that do nothing else than to free memory, one for each node.
-_FREES_MEMORY: Final = re.compile(r"(kswapd|kcompactd)\d+")
+# The kernel's threads that do nothing else than to free memory, one for each node, or what
+# interrupts have left to be done, one for each CPU.
+_DOES: Final[tuple[tuple[re.Pattern[str], Cause], ...]] = (
+    (re.compile(r"(kswapd|kcompactd)\d+"), "reclaim"),
+    (re.compile(r"ksoftirqd/\d+"), "irq"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,8 @@ class Suspects:
         owner = owner_of(wait.owner)
         if owner is None:
             return Finding("running")
+        if owner.kind == "irq":
+            return Finding("irq")
         return Finding(owner.kind, Culprit(owner.kind, owner.name, self._capture.host))
 
     def _in_module(self, module: str, wait: Wait) -> Finding:
@@ -179,8 +185,8 @@ class Suspects:
         if process is None:
             return Finding("cpu")
         if process.kthread:
-            frees = _FREES_MEMORY.fullmatch(process.comm or "")
-            return Finding("reclaim" if frees else "cpu")
+            found = (cause for name, cause in _DOES if name.fullmatch(process.comm or ""))
+            return Finding(next(found, "cpu"))
         return Finding("cpu", self.process(process.key))
 
     def _responder(self, wait: Wait) -> ProcessKey | None:

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from tracer.blame.answers import Answers
 from tracer.blame.culprits import Suspects
-from tracer.blame.intervals import served_from, wall_us
+from tracer.blame.intervals import served_from, taking_up, wall_us
 from tracer.blame.join import is_loopback
 from tracer.blame.memory import Memory
 from tracer.blame.paths import RpcPath
@@ -79,6 +79,11 @@ class Host:
     def woken(self) -> Timeline[Operation]:
         """Return when threads were to take up a request, and when they came to it had none."""
         return Timeline(op for op in self.between if op.op == "woken")
+
+    @cached_property
+    def taken_up_late(self) -> Timeline[Operation]:
+        """Return the RPCs whose thread had no CPU when it was to take them up."""
+        return Timeline(op for op in self.served if taking_up(op))
 
     @cached_property
     def slots(self) -> Slots:

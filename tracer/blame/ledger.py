@@ -156,24 +156,39 @@ class Ledger:
                 add(early, {self.direct(host, op, span): us})
         rest = max(0.0, end - start - sum(early.values()))
         mix = self.occupancy(host).charged(start, end)
-        for charge, us in self._late_mix(host, start, end, sum(mix.values())).items():
-            add(mix, {through(QUEUE_LINK, charge): us})
+        late: Mix = {}
+        self._add_late(late, host, start, end)
+        self._add_ahead(late, host, op, start, end)
+        # Of what is not known already.
+        room = max(0.0, end - start - sum(mix.values()))
+        if late:
+            for charge, us in scaled(late, min(room, sum(late.values()))).items():
+                add(mix, {through(QUEUE_LINK, charge): us})
         unknown = Charge("unknown", None, (QUEUE_LINK,))
         add(early, scaled(filled(mix, end - start, unknown), rest))
         return early
 
-    def _late_mix(self, host: int, start: int, end: int, known_us: float) -> Mix:
-        """Return what threads waited for that were to take a request up, and then found none.
+    def _add_late(self, mix: Mix, host: int, start: int, end: int) -> None:
+        """Add what threads waited for that were to take a request up, and then found none.
 
-        Another had come first: one that was free, too, or is now. Of what is not known already.
+        Another had come first: one that was free, too, or is now.
         """
-        late: Mix = {}
         for op, _ in self.hosts[host].woken.during(start, end):
-            for span, mix in self._waits(host, op):
+            for span, waited_for in self._waits(host, op):
                 if us := span.within_us(start, end):
-                    add(late, scaled(mix, us))
-        room = max(0.0, end - start - known_us)
-        return scaled(late, min(room, sum(late.values()))) if late else {}
+                    add(mix, scaled(waited_for, us))
+
+    def _add_ahead(self, mix: Mix, host: int, op: Operation, start: int, end: int) -> None:
+        """Add what threads waited for that were to take up requests ahead of one.
+
+        Those of a connection are read one after the other, by one thread at a time.
+        """
+        for other, _ in self.hosts[host].taken_up_late.during(start, end):
+            if other is op or other.peer != op.peer or served_from(other) > served_from(op):
+                continue
+            for span in taking_up(other):
+                if us := span.within_us(start, end):
+                    add(mix, {self.direct(host, other, span): us})
 
     def window(self, host: int, op: Operation, start: float, end: float) -> Mix:
         """Return what ``start``..``end`` of an operation (on its own clock) went to."""

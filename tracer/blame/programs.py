@@ -21,9 +21,24 @@ class Program(NamedTuple):
 
 
 def program_of(culprit: Culprit, captures: Iterable[HostCapture]) -> Program | None:
-    """Return what a culprit is a process of, None if unsure."""
+    """Return what a culprit is a process of, None if unsure.
+
+    One that had no memory any more when it was first seen has no executable: it belongs to the one
+    program of whose processes some call themselves so, if there is but one.
+    """
+    captures = list(captures)
     process = _process(culprit, captures)
-    return None if process is None else program(process, culprit.name, culprit.host)
+    if process is None or executable(process) is not None:
+        return None if process is None else program(process, culprit.name, culprit.host)
+    alike = {
+        program(other, process_name(other, other.key.pid), culprit.host)
+        for capture in captures
+        if capture.host == culprit.host
+        for other in capture.processes.values()
+        if executable(other) is not None
+        and (other.comm, other.cgroup, other.uid) == (process.comm, process.cgroup, process.uid)
+    }
+    return alike.pop() if process.comm and len(alike) == 1 else None
 
 
 def program(process: Process, name: str, host: str | None = None) -> Program | None:
