@@ -24,10 +24,14 @@ Blame: TypeAlias = tuple[Culprit, str]
 
 @dataclass(slots=True)
 class Account:
-    """Stall time of one culprit and cause."""
+    """Stall time of one culprit and cause.
+
+    ``own_us``: what its own requests did to it besides, which is nobody's, see own.py.
+    """
 
     stall_us: int = 0
     operations: int = 0
+    own_us: int = 0
     victims: defaultdict[Victim, list[int]] = field(
         default_factory=lambda: defaultdict(lambda: [0, 0])
     )
@@ -45,8 +49,8 @@ class Programs:
         times: Counter[Culprit] = Counter()
         for stall in stalls:
             for charge, us in stall.bill.items():
-                if charge.culprit is not None:
-                    times[charge.culprit] += us
+                for culprit in filter(None, (charge.culprit, charge.own)):
+                    times[culprit] += us
         programs = {one: program_of(one, captures) for one, _ in times.most_common()}
         paths = _paths(programs.values())
         groups: defaultdict[object, list[Culprit]] = defaultdict(list)
@@ -88,7 +92,19 @@ def accounts(
                 account.volumes[stall.victim].add(stall.operation.volume)
             for charge, part in charges.items():
                 account.chains[charge.chain] += part
+    for own, us in _own_times(stalls, programs).items():
+        if (own, "slot") in found:
+            found[own, "slot"].own_us = us
     return found
+
+
+def _own_times(stalls: Iterable[Stall], programs: Programs) -> Counter[Culprit]:
+    times: Counter[Culprit] = Counter()
+    for stall in stalls:
+        for charge, us in stall.bill.items():
+            if charge.own is not None:
+                times[programs.first(charge.own)] += us
+    return times
 
 
 def _by_culprit(

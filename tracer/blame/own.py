@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from tracer.blame.accounts import Programs
 from tracer.blame.charge import Charge, Culprit, charge_to, merged
-from tracer.blame.programs import program_of
 from tracer.blame.stalls import Stall
 from tracer.model import HostCapture
 
@@ -18,14 +18,11 @@ from tracer.model import HostCapture
 def with_own(
     stalls: Sequence[Stall], culprit: Culprit, captures: Sequence[HostCapture]
 ) -> list[Stall]:
-    """Return the stalls with what a culprit's program waited for itself charged to it, too."""
-    program = program_of(culprit, captures)
-    owns = {charge.own for stall in stalls for charge in stall.bill if charge.own}
-    its = {
-        own
-        for own in owns
-        if own == culprit or (program is not None and program_of(own, captures) == program)
-    }
+    """Return the stalls with what a culprit's program waited for itself charged to it, too.
+
+    ``culprit``: who stands for the program.
+    """
+    its = Programs(stalls, captures).members(culprit)
 
     def settled(charge: Charge) -> Charge:
         return charge_to("slot", charge.own) if charge.own in its else charge

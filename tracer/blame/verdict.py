@@ -133,7 +133,8 @@ def verdict_of(ledger: Ledger, stalls: Sequence[Stall], which: str = "") -> Verd
     shown = (
         item
         for item in found.items()
-        if item[1].stall_us >= _least_us(item[0], total, item[0] in direct)
+        # Among those who wait for somebody else.
+        if item[1].stall_us >= _least_us(item[0], total - item[1].own_us, item[0] in direct)
         and (item[0][1] != "network" or item[0] in direct or ledger.network_is_at_fault)
     )
     ranked = sorted(
