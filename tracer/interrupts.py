@@ -17,7 +17,7 @@ SYMBOLS: Final = frozenset({"irq_exit_rcu", "__irq_exit_rcu", "irq_exit"})
 # Of a CPU's time, from which on it is worth a look at each clock tick.
 _MUCH: Final = 0.1
 # user nice system idle iowait irq softirq steal, see proc(5).
-_IRQ, _SOFTIRQ = 5, 6
+_IRQ, _SOFTIRQ, _TIMES = 5, 6, 8
 
 
 class Interrupts:
@@ -45,9 +45,11 @@ def _taken(stat: str) -> dict[str, tuple[int, int]]:
     """Return for each CPU what interrupts took, and all time, in clock ticks."""
     found: dict[str, tuple[int, int]] = {}
     for line in stat.splitlines():
+        # Not the sum of all, in which one of many does not show.
+        if not line.startswith("cpu") or line.startswith("cpu "):
+            continue
         cpu, *words = line.split()
-        if cpu.startswith("cpu") and cpu != "cpu" and all(map(str.isdecimal, words)):
-            times = [int(word) for word in words[:8]]
-            if len(times) > _SOFTIRQ:
-                found[cpu] = times[_IRQ] + times[_SOFTIRQ], sum(times)
+        times = [int(word) for word in words[:_TIMES] if word.isdecimal()]
+        if len(times) == _TIMES:
+            found[cpu] = times[_IRQ] + times[_SOFTIRQ], sum(times)
     return found
