@@ -548,6 +548,13 @@ class TestKernelThreadsWithoutCpu:
         assert analysis.causes["cpu"] == pytest.approx(us(3.8), abs=us(0.01))
         assert len(analysis.stalls) == 1
 
+    def test_a_slot_that_nobody_asked_for_for_want_of_cpu(self):
+        waiting = rpc(10, 14, xid=9, slot_us=us(3.9), remote_us=us(0.1), process=None)
+        delay = self.delay("client", "client", 10, 13.8)
+        analysis = analyse([client([waiting, delay], processes=self.rows)])
+        assert named(analysis)[0] == ("process", "renderd", "cpu")
+        assert analysis.causes["slot"] == pytest.approx(us(0.1), abs=us(0.01))
+
     def test_packets_that_the_server_did_not_handle(self):
         delay = self.delay("server", "server", 50.5, 53.9)
         analysis = analyse(four_seconds_away(self.rows, on_server=[delay]))

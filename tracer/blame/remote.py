@@ -151,7 +151,11 @@ class Remote:
         return mix
 
     def _unsent_mix(self, host: int, rpc: Operation, start: int, end: int) -> Mix:
-        """Return what time without a slot went to: one that was refused pauses first."""
+        """Return what time without a slot went to: one that was refused pauses first.
+
+        A kernel thread has to ask for the slot of what no process waits for itself, and to read
+        the replies that set others free: it may have no CPU.
+        """
         mix: Mix = {}
         pause = self._ledger.pause_before(host, rpc)
         if pause is not None:
@@ -160,7 +164,11 @@ class Remote:
                 add(mix, {pause: paused})
                 start += paused
         if start < end:
-            add(mix, self._slot_mix(host, rpc, start, end))
+            way = self._transit.mix(host, rpc, None, start, end, SLOT)
+            left = way.pop(SLOT, 0.0)
+            add(mix, way)
+            if left > 0:
+                add(mix, scaled(self._slot_mix(host, rpc, start, end), left))
         return mix
 
     def _slot_mix(self, host: int, rpc: Operation, start: int, end: int) -> Mix:
