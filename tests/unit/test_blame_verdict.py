@@ -481,6 +481,8 @@ def test_one_without_memory_is_of_the_program_whose_workers_call_themselves_so(e
     ]
     analysis = analyse([server(ops, processes=processes(*rows), listeners=())])
     assert len(analysis.verdict.culprits) == culprits
+    if culprits == 1:
+        assert analysis.verdict.culprits[0].culprit.name == "scand"
 
 
 def test_two_scripts_of_one_interpreter_are_not_one_program():

@@ -56,6 +56,8 @@ class Programs:
         groups: defaultdict[object, list[Culprit]] = defaultdict(list)
         for culprit, program in programs.items():
             groups[_with_path(program, paths) or culprit].append(culprit)
+        for group in groups.values():
+            group.sort(key=lambda one: _is_named_otherwise(one, programs[one]))
         self._members = {group[0]: tuple(group) for group in groups.values()}
         self._first = {one: group[0] for group in groups.values() for one in group}
 
@@ -130,6 +132,11 @@ def _storage_causes(stalls: Iterable[Stall], programs: Programs) -> dict[Culprit
             if charge.culprit is not None and charge.cause in OF_STORAGE:
                 times[programs.first(charge.culprit)][charge.cause] += us
     return {culprit: causes.most_common(1)[0][0] for culprit, causes in times.items()}
+
+
+def _is_named_otherwise(culprit: Culprit, program: Program | None) -> bool:
+    """Return whether a process does not stand for its program, by a name that is not its."""
+    return program is not None and program.name != culprit.name
 
 
 def _paths(programs: Iterable[Program | None]) -> Mapping[Program, set[str]]:
