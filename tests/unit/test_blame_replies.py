@@ -8,6 +8,7 @@ from blame_cases import (
     SCHEDULE,
     SERVER,
     START,
+    UNLOCK,
     call,
     client,
     named,
@@ -20,9 +21,10 @@ from blame_cases import (
 )
 
 from tracer.blame import analyse
-from tracer.model import Sample
+from tracer.model import Process, ProcessKey, Sample
 
 SLOW = "10.9.0.3"
+HOG = ProcessKey(900, 7_000_000)
 # As seen on 6.1.
 SENDING = (
     *SCHEDULE,
@@ -62,6 +64,26 @@ def test_the_client_whose_replies_hold_all_threads_is_behind_the_queue(second):
     assert "2 of 2 nfsd threads were waiting for it for 10 s" in first.evidence
     assert f"The NFS client {SLOW}, or the network to it, caused" in analysis.verdict.summary
     assert "it did not take in the server's replies (network)" in analysis.verdict.summary
+
+
+@pytest.mark.parametrize(
+    ("had_it", "name", "cause"),
+    [
+        (wait(10, 19.9, (), kind="runnable", waker=HOG), "renderd", "cpu"),
+        (wait(10, 19.9, SENDING), SLOW, "network"),
+    ],
+)
+def test_who_was_given_the_connections_mutex_waited_for_what_he_did_who_had_it(had_it, name, cause):
+    first, second = (
+        Process(ProcessKey(170 + number, 1), comm="nfsd", kthread=True) for number in range(2)
+    )
+    rows = processes(first, second, Process(HOG, comm="renderd", exe="/opt/renderd"))
+    ahead = served(9, 20, had_it, peer=SLOW, process=first.key)
+    behind = wait(10, 20, BEHIND_IT, waker=first.key, waker_stack=UNLOCK)
+    behind = served(9.5, 20.01, behind, peer=SLOW, process=second.key)
+    analysis = analyse([server([ahead, behind], processes=rows, listeners=())])
+    assert named(analysis) == [("host" if name == SLOW else "process", name, cause)]
+    assert analysis.causes[cause] >= us(19.7)
 
 
 def test_it_has_its_own_name_if_it_was_recorded():

@@ -126,6 +126,9 @@ class Suspects:
         if wait_class in OF_STORAGE and wait.waker and releases("upcall", wait.waker_stack):
             # A page of a filesystem in user space is waited for as one of a disk is.
             wait_class = "upcall"
+        if wait_class == "network" and wait.waker and releases("lock", wait.waker_stack):
+            # A connection's mutex: who had it may have waited for its client, or for a CPU.
+            wait_class = "lock"
         key: ProcessKey | None = None
         if wait_class == "fanotify":
             key = self._responder(wait) or self._listener(wait.fanotify_group)

@@ -154,7 +154,7 @@ class Remote:
         """Return what time without a slot went to: one that was refused pauses first.
 
         A kernel thread has to ask for the slot of what no process waits for itself, and to read
-        the replies that set others free: it may have no CPU.
+        the replies that set others free: somebody may have had its CPU.
         """
         mix: Mix = {}
         pause = self._ledger.pause_before(host, rpc)
@@ -165,8 +165,9 @@ class Remote:
                 start += paused
         if start < end:
             way = self._transit.mix(host, rpc, None, start, end, SLOT)
-            left = way.pop(SLOT, 0.0)
-            add(mix, way)
+            somebodys = {charge: us for charge, us in way.items() if charge.culprit}
+            left = end - start - sum(somebodys.values())
+            add(mix, somebodys)
             if left > 0:
                 add(mix, scaled(self._slot_mix(host, rpc, start, end), left))
         return mix

@@ -223,8 +223,8 @@ SIGNATURES: Final = (
             "xs_tcp_*",
         ),
     ),
-    # Replies of one connection go out one after the other: who waits for its mutex waits for
-    # the same client's network as who has it.
+    # Replies of one connection go out one after the other: who waits for its mutex, and has not got
+    # it yet, waits for the same client's network as who has it.
     Signature("network", _SENDS, side="server"),
     Signature(
         "lock",
