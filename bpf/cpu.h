@@ -13,6 +13,7 @@
 struct ran {
 	u64 end_ns; /* ran from the end of the one before it until then */
 	struct proc_id proc;
+	struct proc_id family; /* of whose workers it is one, see family_of() */
 };
 
 struct cpu_rec {
@@ -76,6 +77,26 @@ static __always_inline void op_unqueued(struct op_rec *op)
 	op->queued_ns = 0;
 }
 
+static __always_inline u64 exe_of(u64 task)
+{
+	u64 mm = read_u64(task + OFF_task_struct__mm);
+
+	return mm ? read_u64(mm + OFF_mm_struct__exe_file) : 0;
+}
+
+/*
+ * The process that has forked a task's, if both run what that has executed: of many workers each
+ * has a CPU for a moment only. Whoever executes a program opens it anew, if it is the same, too.
+ */
+static __always_inline void family_of(u64 task, struct proc_id *id)
+{
+	u64 leader = read_u64(task + OFF_task_struct__group_leader);
+	u64 parent = read_u64(leader + OFF_task_struct__real_parent), exe = exe_of(task);
+
+	if (exe && exe == exe_of(parent))
+		proc_at(parent, id);
+}
+
 /*
  * At a switch on this CPU: the current task has had it until now, the next one has it. Returns
  * the time, if that had to be asked for.
@@ -84,7 +105,7 @@ static __always_inline u64 note_ran(struct cpu_rec *cpu, u64 next)
 {
 	u32 zero = 0, tgid = bpf_get_current_pid_tgid() >> 32;
 	u64 *count = waiting.lookup(&zero);
-	struct proc_id id = {};
+	struct proc_id id = {}, family = {};
 	struct ran *ran;
 	u64 now, since;
 
@@ -98,12 +119,15 @@ static __always_inline u64 note_ran(struct cpu_rec *cpu, u64 next)
 	 * Many short runs shall not push a long one out: together they have no name. Nor have
 	 * we: what we cost is told apart.
 	 */
-	if (tgid && now - since >= NAMED_RUN_NS && !is_own())
+	if (tgid && now - since >= NAMED_RUN_NS && !is_own()) {
 		proc_of(current_task(), &id);
+		family_of(current_task(), &family);
+	}
 	if (ran->proc.tgid != id.tgid || ran->proc.start_ns != id.start_ns)
 		ran = ran_at(cpu, cpu->next++);
 	ran->end_ns = now;
 	ran->proc = id;
+	ran->family = family;
 	if (id.tgid && now - since >= stack_ns())
 		note_current(&id);
 	return now;
@@ -112,6 +136,7 @@ static __always_inline u64 note_ran(struct cpu_rec *cpu, u64 next)
 /* What a wait for a CPU is put down to: some processes and a quota; the rest has no name. */
 struct part {
 	struct proc_id proc;
+	struct proc_id family;
 	u64 ns;
 	u64 kind;
 };
@@ -119,20 +144,32 @@ struct part {
 struct parts {
 	struct part part[MAX_PARTS];
 	u64 at;
+	struct ran now; /* who has a CPU that is looked at */
 };
 BPF_PERCPU_ARRAY(scratch_parts, struct parts, 1);
 
-/* Add time to the part of a process; if others have all of them, to that of the shortest. */
-static __always_inline void add_part(struct parts *parts, struct proc_id *id, u64 ns)
+static __always_inline bool is_process(struct proc_id *one, struct proc_id *other)
 {
-	u64 least_ns = ~0ULL, index = 0;
+	return one->tgid == other->tgid && one->start_ns == other->start_ns;
+}
+
+/*
+ * Add time to the part of a process, or that of its family, who then stands for both; if others
+ * have all of them, to that of the shortest.
+ */
+static __always_inline void add_part(struct parts *parts, struct ran *ran, u64 ns)
+{
+	u64 least_ns = ~0ULL, index = 0, is_new = 1;
 	struct part *part;
 
 #pragma unroll
 	for (int i = 0; i < MAX_NAMED; i++) {
 		part = &parts->part[i];
-		if (part->proc.tgid == id->tgid && part->proc.start_ns == id->start_ns) {
+		if (is_process(&part->proc, &ran->proc) ||
+		    (ran->family.tgid && (is_process(&part->family, &ran->family) ||
+					  is_process(&part->proc, &ran->family)))) {
 			index = i;
+			is_new = 0;
 			break;
 		}
 		if (part->ns < least_ns) {
@@ -144,19 +181,21 @@ static __always_inline void add_part(struct parts *parts, struct proc_id *id, u6
 	parts->at = index;
 	index = *(volatile u64 *)&parts->at & (MAX_PARTS - 1);
 	part = &parts->part[index];
-	if (part->proc.tgid != id->tgid || part->proc.start_ns != id->start_ns) {
+	if (is_new) {
 		if (part->ns >= ns)
 			return;
-		part->proc = *id;
+		part->proc = ran->proc;
+		part->family = ran->family;
 		part->kind = WAIT_RUNNABLE;
 		part->ns = 0;
+	} else if (!is_process(&part->proc, &ran->proc)) {
+		part->proc = ran->family;
 	}
 	part->ns += ns;
 }
 
 /* Put the time from..now in this CPU's queue down to those who ran there. */
-static __always_inline void find_parts(struct parts *parts, struct cpu_rec *cpu,
-				       struct proc_id *id, u64 from, u64 now)
+static __always_inline void find_parts(struct parts *parts, struct cpu_rec *cpu, u64 from, u64 now)
 {
 	u64 until = now;
 
@@ -164,13 +203,14 @@ static __always_inline void find_parts(struct parts *parts, struct cpu_rec *cpu,
 	for (u32 back = 0; back < MAX_RAN - 1; back++) {
 		struct ran *ran = ran_at(cpu, cpu->next - back);
 		u64 since = ran_at(cpu, cpu->next - back - 1)->end_ns;
-		struct proc_id one = back ? ran->proc : *id;
 
+		if (!back)
+			ran = &parts->now;
 		if (since < from)
 			since = from;
 		if (since < until) {
-			if (one.tgid)
-				add_part(parts, &one, until - since);
+			if (ran->proc.tgid)
+				add_part(parts, ran, until - since);
 			until = since;
 		}
 		if (until <= from)
@@ -180,26 +220,29 @@ static __always_inline void find_parts(struct parts *parts, struct cpu_rec *cpu,
 
 /* Put a long wait for a CPU down to those who ran there, or to the quota of its cgroup. */
 static __always_inline void find_all_parts(struct parts *parts, struct op_rec *op,
-					   struct cpu_rec *cpu, struct proc_id *id, u64 now)
+					   struct cpu_rec *cpu, u64 task, u64 now)
 {
 	u64 from = op->queued_ns, throttled = throttled_of(op->cfs_rq) - op->throttled;
 
 	__builtin_memset(parts, 0, sizeof(*parts));
+	if (task) {
+		proc_at(task, &parts->now.proc);
+		family_of(task, &parts->now.family);
+	}
 	if (throttled > now - from)
 		throttled = now - from;
 	/* Its cgroup was not let on any CPU: who ran there took nothing from it. */
 	if (!throttled)
-		find_parts(parts, cpu, id, from, now);
+		find_parts(parts, cpu, from, now);
 	parts->part[MAX_NAMED].kind = WAIT_THROTTLED;
 	parts->part[MAX_NAMED].ns = throttled;
 }
 
 /*
- * A thread has been in this CPU's queue since it was queued. `id`: who has run there since
- * the last switch that was noted.
+ * A thread has been in this CPU's queue since it was queued. `task`: who has run there since
+ * the last switch that was noted; 0 if that is just now.
  */
-static __always_inline void runnable_wait(struct op_rec *op, struct cpu_rec *cpu,
-					  struct proc_id *id, u64 now)
+static __always_inline void runnable_wait(struct op_rec *op, struct cpu_rec *cpu, u64 task, u64 now)
 {
 	struct wait_rec rest = { .kind = WAIT_RUNNABLE, .stack = -1, .waker_stack = -1 };
 	u64 from = op->queued_ns, left = now - from;
@@ -210,7 +253,7 @@ static __always_inline void runnable_wait(struct op_rec *op, struct cpu_rec *cpu
 		return;
 	parts = left >= stack_ns() ? scratch_parts.lookup(&zero) : NULL;
 	if (parts)
-		find_all_parts(parts, op, cpu, id, now);
+		find_all_parts(parts, op, cpu, task, now);
 #pragma clang loop unroll(disable)
 	for (u64 i = 0; parts && i <= MAX_NAMED; i++) {
 		struct wait_rec key = { .stack = -1, .waker_stack = -1 };
@@ -238,7 +281,6 @@ int on_sched_migrate_task(struct bpf_raw_tracepoint_args *ctx)
 	u64 task = ctx->args[0], now;
 	u32 tid = read_u32(task + OFF_task_struct__pid), number;
 	struct op_rec *op = op_of(tid);
-	struct proc_id id = {};
 	struct cpu_rec *cpu;
 
 	if (!op || !op->queued_ns)
@@ -246,10 +288,8 @@ int on_sched_migrate_task(struct bpf_raw_tracepoint_args *ctx)
 	now = bpf_ktime_get_ns();
 	number = read_u32(task + OFF_task_struct__cpu);
 	cpu = cpus.lookup(&number);
-	if (cpu && cpu->current && now - op->queued_ns >= stack_ns())
-		proc_at(cpu->current, &id);
 	if (cpu)
-		runnable_wait(op, cpu, &id, now);
+		runnable_wait(op, cpu, cpu->current, now);
 	op->queued_ns = now;
 	/* Of the queue it goes to nothing is known yet. */
 	op->cfs_rq = 0;

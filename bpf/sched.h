@@ -126,7 +126,6 @@ static __always_inline bool is_recorded(struct op_rec *op)
 static __always_inline void op_resumes(struct op_rec *op, struct cpu_rec *cpu, u64 now)
 {
 	bool was_off = is_recorded(op) && op->off_ns;
-	struct proc_id nobody = {};
 
 	if (!was_off && !op->queued_ns)
 		return;
@@ -135,7 +134,7 @@ static __always_inline void op_resumes(struct op_rec *op, struct cpu_rec *cpu, u
 	if (was_off && op->off_kind == WAIT_BLOCKED)
 		blocked_wait(op, op->waking_ns ? op->waking_ns : now);
 	/* From the wake-up, or from the preemption, it could have run. */
-	runnable_wait(op, cpu, &nobody, now);
+	runnable_wait(op, cpu, 0, now);
 	/* Until it runs again: an answer is not yet heard while there is no CPU. */
 	if (was_off && op->group)
 		op->asked_ns += now - op->off_ns;

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from tracer.blame.answers import Answers
 from tracer.blame.culprits import Suspects
-from tracer.blame.intervals import served_from, taking_up, wall_us
+from tracer.blame.intervals import is_for_cpu, served_from, wall_us
 from tracer.blame.join import is_loopback
 from tracer.blame.memory import Memory
 from tracer.blame.paths import RpcPath
@@ -81,9 +81,9 @@ class Host:
         return Timeline(op for op in self.between if op.op == "woken")
 
     @cached_property
-    def taken_up_late(self) -> Timeline[Operation]:
-        """Return the RPCs whose thread had no CPU when it was to take them up."""
-        return Timeline(op for op in self.served if taking_up(op))
+    def starved(self) -> Timeline[Operation]:
+        """Return the RPCs whose thread could have run and had no CPU, before or after it had it."""
+        return Timeline(op for op in self.served if any(map(is_for_cpu, op.waits)))
 
     @cached_property
     def slots(self) -> Slots:

@@ -38,6 +38,7 @@ from tracer.blame.hosts import Host, nfsd_restarted
 from tracer.blame.intervals import (
     Span,
     Stretch,
+    is_for_cpu,
     lost_us,
     queue_spans,
     queued_us,
@@ -179,15 +180,16 @@ class Ledger:
                     add(mix, scaled(waited_for, us))
 
     def _add_ahead(self, mix: Mix, host: int, op: Operation, start: int, end: int) -> None:
-        """Add what threads waited for that were to take up requests ahead of one.
+        """Add how long threads had no CPU that had to read the requests ahead of one.
 
-        Those of a connection are read one after the other, by one thread at a time.
+        Those of a connection are read one after the other, by one thread at a time; only then is
+        the next woken, which may have to wait for a CPU itself.
         """
-        for other, _ in self.hosts[host].taken_up_late.during(start, end):
+        for other, _ in self.hosts[host].starved.during(start, end):
             if other is op or other.peer != op.peer or served_from(other) > served_from(op):
                 continue
-            for span in taking_up(other):
-                if us := span.within_us(start, end):
+            for span in (*taking_up(other), *spans(other)):
+                if is_for_cpu(span.wait) and (us := span.within_us(start, end)):
                     add(mix, {self.direct(host, other, span): us})
 
     def window(self, host: int, op: Operation, start: float, end: float) -> Mix:
