@@ -12,7 +12,7 @@
 
 struct ran {
 	u64 end_ns; /* ran from the end of the one before it until then */
-	struct proc_id proc;
+	struct proc_id proc; /* or that of several that ran one after the other: their family's */
 	struct proc_id family; /* of whose workers it is one, see family_of() */
 };
 
@@ -77,6 +77,11 @@ static __always_inline void op_unqueued(struct op_rec *op)
 	op->queued_ns = 0;
 }
 
+static __always_inline bool is_process(struct proc_id *one, struct proc_id *other)
+{
+	return one->tgid == other->tgid && one->start_ns == other->start_ns;
+}
+
 static __always_inline u64 exe_of(u64 task)
 {
 	u64 mm = read_u64(task + OFF_task_struct__mm);
@@ -108,6 +113,7 @@ static __always_inline u64 note_ran(struct cpu_rec *cpu, u64 next)
 	struct proc_id id = {}, family = {};
 	struct ran *ran;
 	u64 now, since;
+	bool is_same;
 
 	cpu->current = next;
 	if (!count || !*count)
@@ -123,11 +129,15 @@ static __always_inline u64 note_ran(struct cpu_rec *cpu, u64 next)
 		proc_of(current_task(), &id);
 		family_of(current_task(), &family);
 	}
-	if (ran->proc.tgid != id.tgid || ran->proc.start_ns != id.start_ns)
+	is_same = is_process(&ran->proc, &id);
+	if (!is_same && family.tgid && is_process(&ran->family, &family)) {
+		ran->proc = family;
+	} else if (!is_same) {
 		ran = ran_at(cpu, cpu->next++);
+		ran->proc = id;
+		ran->family = family;
+	}
 	ran->end_ns = now;
-	ran->proc = id;
-	ran->family = family;
 	if (id.tgid && now - since >= stack_ns())
 		note_current(&id);
 	return now;
@@ -147,11 +157,6 @@ struct parts {
 	struct ran now; /* who has a CPU that is looked at */
 };
 BPF_PERCPU_ARRAY(scratch_parts, struct parts, 1);
-
-static __always_inline bool is_process(struct proc_id *one, struct proc_id *other)
-{
-	return one->tgid == other->tgid && one->start_ns == other->start_ns;
-}
 
 /*
  * Add time to the part of a process, or that of its family, who then stands for both; if others

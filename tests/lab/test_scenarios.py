@@ -18,6 +18,7 @@ from conftest import run_lab
         "chain-disk",
         "cpu-realtime",
         "delegation-held",
+        "many-workers",
         "packet-loss",
     ],
 )
