@@ -6,11 +6,11 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from tracer.blame.answers import Answers
 from tracer.blame.culprits import Suspects
-from tracer.blame.intervals import is_for_cpu, served_from, wall_us
+from tracer.blame.intervals import Span, served_from, spans, taking_up, wall_us
 from tracer.blame.join import is_loopback
 from tracer.blame.memory import Memory
 from tracer.blame.paths import RpcPath
@@ -30,6 +30,23 @@ _WRITEBACK: Final = frozenset({"WRITE", "COMMIT"})
 _OUTLIVES_US: Final = 1000
 # Release and wake-up are two stamps.
 _RELEASE_SLACK_US: Final = 1000
+
+
+class Starved(NamedTuple):
+    """A server's thread could have run, and had no CPU."""
+
+    op: Operation
+    span: Span
+
+    @property
+    def begin_mono_us(self) -> int:
+        """Return from when on."""
+        return self.span.start
+
+    @property
+    def end_mono_us(self) -> int:
+        """Return until when."""
+        return self.span.end
 
 
 class Host:
@@ -81,9 +98,14 @@ class Host:
         return Timeline(op for op in self.between if op.op == "woken")
 
     @cached_property
-    def starved(self) -> Timeline[Operation]:
-        """Return the RPCs whose thread could have run and had no CPU, before or after it had it."""
-        return Timeline(op for op in self.served if any(map(is_for_cpu, op.waits)))
+    def starved(self) -> Timeline[Starved]:
+        """Return when a server's threads could have run, with an RPC or to take it up."""
+        return Timeline(
+            Starved(op, span)
+            for op in self.served
+            for span in (*taking_up(op), *spans(op))
+            if span.wait.kind == "runnable"
+        )
 
     @cached_property
     def slots(self) -> Slots:

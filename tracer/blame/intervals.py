@@ -59,11 +59,6 @@ def spans(op: Operation) -> list[Span]:
     return _fitting(waits, start, end, end - start - lost_us(op))
 
 
-def is_for_cpu(wait: Wait) -> bool:
-    """Return whether a thread could have run and had no CPU."""
-    return wait.kind == "runnable"
-
-
 def queue_spans(op: Operation) -> list[Span]:
     """Return the waits of the thread that was to take the operation up, while it was queued."""
     start, end = op.begin_mono_us, served_from(op)

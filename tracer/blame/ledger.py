@@ -38,7 +38,6 @@ from tracer.blame.hosts import Host, nfsd_restarted
 from tracer.blame.intervals import (
     Span,
     Stretch,
-    is_for_cpu,
     lost_us,
     queue_spans,
     queued_us,
@@ -157,19 +156,24 @@ class Ledger:
                 add(early, {self.direct(host, op, span): us})
         rest = max(0.0, end - start - sum(early.values()))
         mix = self.occupancy(host).charged(start, end)
-        late: Mix = {}
-        self._add_late(late, host, start, end)
-        self._add_ahead(late, host, op, start, end)
-        # Of what is not known already.
-        room = max(0.0, end - start - sum(mix.values()))
-        if late:
-            for charge, us in scaled(late, min(room, sum(late.values()))).items():
-                add(mix, {through(QUEUE_LINK, charge): us})
+        room = end - start - sum(mix.values())
+        if room > 0:
+            add(mix, self._late_mix(host, op, start, end, room))
         unknown = Charge("unknown", None, (QUEUE_LINK,))
         add(early, scaled(filled(mix, end - start, unknown), rest))
         return early
 
-    def _add_late(self, mix: Mix, host: int, start: int, end: int) -> None:
+    def _late_mix(self, host: int, op: Operation, start: int, end: int, room: float) -> Mix:
+        """Return what threads waited for that came too late for a request; at most ``room``."""
+        late: Mix = {}
+        self._add_woken(late, host, start, end)
+        self._add_ahead(late, host, op, start, end)
+        queued: Mix = {}
+        for charge, us in late.items():
+            add(queued, {through(QUEUE_LINK, charge): us})
+        return scaled(queued, min(room, sum(queued.values()))) if queued else {}
+
+    def _add_woken(self, mix: Mix, host: int, start: int, end: int) -> None:
         """Add what threads waited for that were to take a request up, and then found none.
 
         Another had come first: one that was free, too, or is now.
@@ -185,12 +189,10 @@ class Ledger:
         Those of a connection are read one after the other, by one thread at a time; only then is
         the next woken, which may have to wait for a CPU itself.
         """
-        for other, _ in self.hosts[host].starved.during(start, end):
+        for (other, span), part in self.hosts[host].starved.during(start, end):
             if other is op or other.peer != op.peer or served_from(other) > served_from(op):
                 continue
-            for span in (*taking_up(other), *spans(other)):
-                if is_for_cpu(span.wait) and (us := span.within_us(start, end)):
-                    add(mix, {self.direct(host, other, span): us})
+            add(mix, {self.direct(host, other, span): span.total_us * part})
 
     def window(self, host: int, op: Operation, start: float, end: float) -> Mix:
         """Return what ``start``..``end`` of an operation (on its own clock) went to."""
