@@ -423,16 +423,21 @@ def test_tens_of_thousands_of_operations_take_seconds():
     assert time.process_time() - begin < 20
 
 
+def held_up_by(keys):
+    """Return operations of 4 s, each of which waited for a lock that one of the processes had."""
+    return [
+        served(
+            10 * i, 10 * i + 4, wait(10 * i, 10 * i + 4, LOCK_WAIT, waker=key, waker_stack=UNLOCK)
+        )
+        for i, key in enumerate(keys, start=1)
+    ]
+
+
 def test_processes_of_one_program_are_named_once():
     keys = [ProcessKey(600 + i, 9_500_000 + i) for i in range(3)]
     rows = [Process(key, comm="fsfreeze", exe="fsfreeze", cgroup="/") for key in keys]
     rows.append(Process(OTHER, comm="scand", exe="/opt/scand", cgroup="/"))
-    ops = [
-        served(
-            10 * i, 10 * i + 4, wait(10 * i, 10 * i + 4, LOCK_WAIT, waker=key, waker_stack=UNLOCK)
-        )
-        for i, key in enumerate([*keys, OTHER], start=1)
-    ]
+    ops = held_up_by([*keys, OTHER])
     analysis = analyse([server(ops, processes=processes(*rows), listeners=())])
     first = analysis.verdict.culprits[0]
     assert named(analysis) == [("process", "fsfreeze", "lock"), ("process", "scand", "lock")]
@@ -449,12 +454,7 @@ def test_one_that_ended_before_its_path_was_read_is_of_the_one_program_of_its_na
         Process(key, comm="scand", exe=exe, cgroup="/")
         for key, exe in zip(keys, ["scand", *paths], strict=True)
     ]
-    ops = [
-        served(
-            10 * i, 10 * i + 4, wait(10 * i, 10 * i + 4, LOCK_WAIT, waker=key, waker_stack=UNLOCK)
-        )
-        for i, key in enumerate(keys, start=1)
-    ]
+    ops = held_up_by(keys)
     analysis = analyse([server(ops, processes=processes(*rows), listeners=())])
     assert len(analysis.verdict.culprits) == culprits
 
@@ -473,12 +473,7 @@ def test_one_without_memory_is_of_the_program_whose_workers_call_themselves_so(e
         Process(key, comm="scan-worker", exe=exe, cgroup="/")
         for key, exe in zip(keys, exes, strict=True)
     ]
-    ops = [
-        served(
-            10 * i, 10 * i + 4, wait(10 * i, 10 * i + 4, LOCK_WAIT, waker=key, waker_stack=UNLOCK)
-        )
-        for i, key in enumerate(keys, start=1)
-    ]
+    ops = held_up_by(keys)
     analysis = analyse([server(ops, processes=processes(*rows), listeners=())])
     assert len(analysis.verdict.culprits) == culprits
     if culprits == 1:
@@ -488,12 +483,7 @@ def test_one_without_memory_is_of_the_program_whose_workers_call_themselves_so(e
 def test_two_scripts_of_one_interpreter_are_not_one_program():
     keys = [ProcessKey(600, 1), ProcessKey(601, 2)]
     rows = [Process(key, comm="python3", exe="/usr/bin/python3", cgroup="/") for key in keys]
-    ops = [
-        served(
-            10 * i, 10 * i + 4, wait(10 * i, 10 * i + 4, LOCK_WAIT, waker=key, waker_stack=UNLOCK)
-        )
-        for i, key in enumerate(keys, start=1)
-    ]
+    ops = held_up_by(keys)
     analysis = analyse([server(ops, processes=processes(*rows), listeners=())])
     assert [one.culprit.process for one in analysis.verdict.culprits] == keys
 
