@@ -428,22 +428,25 @@ class TestUpcall:
             known = {"processes": self.rows, "listeners": (), "holders": holders}
             assert named(analyse([server(ops, **known)])) == found
 
-    def test_so_is_who_keeps_nfsds_clients(self):
-        asks = (*SCHEDULE, "schedule_timeout", "__wait_for_common", "__cld_pipe_upcall")
-        stack = (*asks, "nfsd4_cld_create", "nfsd4_reclaim_complete", "nfsd4_proc_compound")
-        holders = (Holder(OTHER, "channel", "nfsd.export"), Holder(HOG, "channel", "cld"))
-        rows = processes(Process(HOG, comm="nfsdcld", exe="/usr/sbin/nfsdcld"))
+    @pytest.mark.parametrize(
+        ("asks", "channel", "daemon"),
+        [
+            (
+                "schedule_timeout __wait_for_common __cld_pipe_upcall nfsd4_cld_create "
+                "nfsd4_reclaim_complete nfsd4_proc_compound",
+                "cld",
+                "nfsdcld",
+            ),
+            ("request_wait_answer fuse_simple_request fuse_lookup_name", "fuse", "bindfs"),
+        ],
+    )
+    def test_so_is_who_has_another_channel(self, asks, channel, daemon):
+        stack = (*SCHEDULE, *asks.split())
+        holders = (Holder(OTHER, "channel", "nfsd.export"), Holder(HOG, "channel", channel))
+        rows = processes(Process(HOG, comm=daemon, exe=f"/usr/sbin/{daemon}"))
         ops = [served(10, 15, wait(10, 15, stack))]
         analysis = analyse([server(ops, processes=rows, listeners=(), holders=holders)])
-        assert named(analysis) == [("process", "nfsdcld", "upcall")]
-
-    def test_so_is_the_daemon_of_a_filesystem_in_user_space(self):
-        asks = (*SCHEDULE, "request_wait_answer", "fuse_simple_request", "fuse_lookup_name")
-        holders = (Holder(HOG, "channel", "cld"), Holder(OTHER, "channel", "fuse"))
-        rows = processes(Process(OTHER, comm="bindfs", exe="/usr/bin/bindfs"))
-        ops = [served(10, 15, wait(10, 15, asks))]
-        analysis = analyse([server(ops, processes=rows, listeners=(), holders=holders)])
-        assert named(analysis) == [("process", "bindfs", "upcall")]
+        assert named(analysis) == [("process", daemon, "upcall")]
 
     def test_a_page_of_such_a_filesystem_is_not_a_disks(self):
         page = (*SCHEDULE, "io_schedule", "folio_wait_bit_common", "filemap_read")

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from blame_cases import SERVER, client, held, processes, rpc, served, server, us
+from blame_cases import REDIS, SERVER, client, held, processes, rpc, served, server, us
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.blame.analysis import analyse
-from tracer.blame.charge import SLOT, SLOT_LINK, Mix
+from tracer.blame.charge import SLOT, SLOT_LINK, Culprit, Mix
 from tracer.blame.ledger import Ledger
 from tracer.blame.remote import Remote
 from tracer.blame.slots import Slots, Sums
@@ -20,6 +20,11 @@ from tracer.model import Operation, Process, ProcessKey
 
 HOLDERS = [rpc(0, 10, xid=number, remote_us=us(10)) for number in range(3)]
 WAITING = rpc(1, 9, xid=7, slot_us=us(8), remote_us=0)
+
+
+def process(key: ProcessKey) -> Culprit:
+    """Return a process of the client of which nothing else is known."""
+    return Culprit("process", f"pid {key.pid}", "client", key)
 
 
 def second(at: int, count: int) -> tuple[int, int, int]:
@@ -119,8 +124,7 @@ def test_who_held_up_those_with_slots_held_up_those_without() -> None:
 def test_slots_of_rpcs_that_wait_for_nobody_are_just_slots() -> None:
     there = [served(0, 10, xid=number, nfs_op="WRITE") for number in range(3)]
     both = [client([*HOLDERS, WAITING]), server(there, addresses=frozenset({SERVER}))]
-    ((charge, total),) = Ledger(both).bill(0, WAITING).items()
-    assert (charge.cause, charge.culprit, total) == ("slot", None, us(8))
+    assert Ledger(both).bill(0, WAITING) == {replace(SLOT, own=process(REDIS)): us(8)}
 
 
 def test_slots_that_one_process_has_by_what_the_kernel_writes_back() -> None:
@@ -159,8 +163,7 @@ def test_own_requests_are_not_somebody_s_doing() -> None:
     ):
         both = [client([*writes, own]), server(there, addresses=frozenset({SERVER}))]
         assert analyse(both).verdict.clear
-        ((charge, total),) = Ledger(both).bill(0, own).items()
-        assert (charge.cause, charge.culprit, total) == ("slot", None, us(8))
+        assert Ledger(both).bill(0, own) == {replace(SLOT, own=process(writer)): us(8)}
 
 
 def test_but_count_for_who_holds_up_others_by_them() -> None:

@@ -28,8 +28,10 @@ def program_of(culprit: Culprit, captures: Iterable[HostCapture]) -> Program | N
     """
     captures = list(captures)
     process = _process(culprit, captures)
-    if process is None or executable(process) is not None:
-        return None if process is None else program(process, culprit.name, culprit.host)
+    if process is None:
+        return None
+    if executable(process) is not None:
+        return program(process, culprit.name, culprit.host)
     alike = {
         program(other, process_name(other, other.key.pid), culprit.host)
         for capture in captures
