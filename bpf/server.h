@@ -162,6 +162,8 @@ int on_svc_xprt_dequeue(struct bpf_raw_tracepoint_args *ctx)
 	op->arrival_ns = 0;
 	op->xprt = load_u64(rqst, OFF_svc_rqst__rq_xprt);
 	early_waits(op);
+	/* None of those before goes on: the request, once it is read, was in the queue until now. */
+	op->nearly = op->nwaits;
 	op->taken = HAS_TRANSPORT;
 	crew_begins(op, now);
 	return 0;
