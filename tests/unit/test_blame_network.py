@@ -29,6 +29,11 @@ def repeated(*rates: float) -> tuple[Sample, ...]:
     return tuple(Sample(ts, "tcp", None, "retrans_segs_per_s", rate) for rate in rates)
 
 
+def needless(*rates: float) -> tuple[Sample, ...]:
+    ts = quiet_samples()[0].ts
+    return tuple(Sample(ts, "tcp", None, "dsack_recv_segs_per_s", rate) for rate in rates)
+
+
 def sent(*rates: float) -> tuple[Sample, ...]:
     ts = quiet_samples()[0].ts
     return tuple(Sample(ts, "tcp", None, "out_segs_per_s", rate) for rate in rates)
@@ -53,6 +58,9 @@ def test_not_while_a_server_starts_and_stops_its_threads() -> None:
         ({"samples": repeated(0, 0, 0, 3)}, True),
         ({"samples": repeated(*[0] * 30, 1)}, False),
         ({"samples": repeated(0, 0, 0, 3) + sent(600, 800)}, True),
+        # They had been there: what tells that came late.
+        ({"samples": repeated(0, 0, 0, 3) + needless(0, 0, 0, 3)}, False),
+        ({"samples": repeated(0, 0, 0, 3) + needless(0, 0, 0, 1)}, True),
         # One in fifty thousand.
         ({"samples": repeated(0, 0, 0, 3) + sent(20_000, 80_000)}, False),
     ],

@@ -21,7 +21,8 @@ _PACKET: Final = "packet"
 # A segment now and then is repeated on any network, and one in thousands of a bulk transfer.
 _REPEATED_PER_S: Final = 0.2
 _REPEATED_SHARE: Final = 0.001
-# On a busy or emulated host acknowledgements come late, and a segment is repeated for nothing.
+# Acknowledgements that come late make a host repeat what it then hears was there (D-SACK); where
+# that is not said, much of it may be repeated for nothing.
 _LOSSY_SHARE: Final = 0.01
 
 
@@ -62,11 +63,12 @@ def _explained(captures: Sequence[HostCapture]) -> bool:
 
 
 def _repeats(capture: HostCapture, share: float) -> bool:
-    """Return whether a host repeats TCP segments, this part of all or more."""
-    repeated, sent = (
-        _average(capture, metric) for metric in ("retrans_segs_per_s", "out_segs_per_s")
+    """Return whether a host has to repeat TCP segments, this part of all or more."""
+    repeated, for_nothing, sent = (
+        _average(capture, metric)
+        for metric in ("retrans_segs_per_s", "dsack_recv_segs_per_s", "out_segs_per_s")
     )
-    return repeated >= max(_REPEATED_PER_S, sent * share)
+    return repeated - for_nothing >= max(_REPEATED_PER_S, sent * share)
 
 
 def _average(capture: HostCapture, metric: str) -> float:

@@ -133,6 +133,7 @@ def _net_figures(old: Reading, new: Reading, seconds: float) -> Iterator[Figure]
 def _tcp_figures(old: Reading, new: Reading, seconds: float) -> Iterator[Figure]:
     for counter, metric, per in (
         ("RetransSegs", "retrans_segs_per_s", seconds),
+        ("TCPDSACKRecvSegs", "dsack_recv_segs_per_s", seconds),
         ("OutSegs", "out_segs_per_s", seconds),
         ("TCPTimeouts", "timeouts", 1.0),
     ):
