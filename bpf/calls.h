@@ -23,7 +23,7 @@ static __always_inline void add_call(struct op_rec *op, u64 number, u8 layer, u3
 	key.dev = dev;
 	key.side = op->active ? op->side : SIDE_SERVER;
 	key.layer = layer;
-	add_latency(&key, ns);
+	add_latency(&key, ns, 0);
 }
 
 static __always_inline void hook_enter(struct op_rec *op, u32 number)

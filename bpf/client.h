@@ -61,7 +61,7 @@ static __always_inline void vfs_end(struct op_rec *op, u8 layer, s32 status)
 	key.layer = layer;
 	/* How long one took that began before us, nobody knows. */
 	if (!(op->flags & OP_BEGIN_UNKNOWN))
-		add_latency(&key, wall_ns);
+		add_latency(&key, wall_ns, 0);
 	op_end(op, now, wall_ns >= cut_ns());
 	if (op->watched)
 		answer_begin(op, now);
@@ -230,14 +230,14 @@ static __always_inline int note_writeback(u64 inode)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct writeback next = {};
-	struct proc_id *dirtier;
+	struct io_user *dirtier;
 
 	if (!is_kthread(current_task()))
 		return 0;
 	next.dev = read_u32(read_u64(inode + OFF_inode__i_sb) + OFF_super_block__s_dev);
 	dirtier = dirtiers.lookup(&inode);
 	if (dirtier)
-		next.writer = *dirtier;
+		next.writer = dirtier->proc;
 	writebacks.update(&tid, &next);
 	return 0;
 }
@@ -399,6 +399,7 @@ static __always_inline void rpc_emit(struct rpc_rec *rec)
 int on_rpc_stats_latency(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 task = ctx->args[0], rtt_ns = ctx->args[2], execute_ns = ctx->args[3], now, rqst;
+	u64 bytes = 0;
 	struct latency_key key = {};
 	struct rpc_rec *rec;
 	s32 status;
@@ -415,6 +416,8 @@ int on_rpc_stats_latency(struct bpf_raw_tracepoint_args *ctx)
 	if (rqst) {
 		rec->xid = __builtin_bswap32(load_u32(rqst, OFF_rpc_rqst__rq_xid));
 		rec->reply_ns = load_u64(rqst, OFF_rpc_rqst__rq_xtime) + rtt_ns;
+		bytes = load_u64(rqst, OFF_rpc_rqst__rq_xmit_bytes_sent) +
+			load_u64(rqst, OFF_rpc_rqst__rq_reply_bytes_recvd);
 	}
 	/* A positive status is a byte count. */
 	status = load_u32(task, OFF_rpc_task__tk_status);
@@ -422,12 +425,12 @@ int on_rpc_stats_latency(struct bpf_raw_tracepoint_args *ctx)
 	if (rec->status)
 		count_rpc(rec, COUNT_STATUS, status);
 	key.op = rec->op;
-	key.proc = rec->proc;
+	key.proc = rec->proc.tgid ? rec->proc : rec->writer;
 	key.dev = rec->dev;
 	__builtin_memcpy(key.peer, rec->peer, sizeof(key.peer));
 	key.side = SIDE_CLIENT;
 	key.layer = LAYER_RPC;
-	add_latency(&key, now - rec->begin_ns);
+	add_latency(&key, now - rec->begin_ns, bytes);
 	rpc_emit(rec);
 	/* As it is if it comes back: in the name of the same thread. */
 	rpc_begin(rec, now);

@@ -5,7 +5,7 @@
  */
 
 /* I/O on its way: struct bio * to whom it is for. */
-BPF_LRU_HASH(bios, u64, struct proc_id, MAX_BIOS);
+BPF_LRU_HASH(bios, u64, struct io_user, MAX_BIOS);
 /* When a disk, by device number, last completed a request. */
 BPF_HASH(disk_done, u32, u64, 256);
 
@@ -36,19 +36,24 @@ static __always_inline u64 inode_of(u64 bio)
 	return !mapping || mapping & 3 ? 0 : read_u64(mapping + OFF_address_space__host);
 }
 
+/* The numbers of operations that bring data to a disk are odd, see op_is_write(). */
+static __always_inline bool is_write(u32 flags)
+{
+	return flags & 1;
+}
+
 static __always_inline void note_bio(u64 bio)
 {
-	struct proc_id id = {}, *dirtier;
-	u64 task = current_task(), inode;
+	struct io_user user = {}, *dirtier;
+	u64 inode;
 
 	/* It may lie where another's was. */
 	if (is_own()) {
 		bios.delete(&bio);
 		return;
 	}
-	proc_of(task, &id);
 	/* Most of what kernel threads write was written before, by others, and is theirs. */
-	if (is_kthread(task)) {
+	if (is_kthread(current_task()) && is_write(read_u32(bio + OFF_bio__bi_opf))) {
 		inode = inode_of(bio);
 		dirtier = dirtiers.lookup(&inode);
 		if (dirtier) {
@@ -56,8 +61,9 @@ static __always_inline void note_bio(u64 bio)
 			return;
 		}
 	}
-	note_current(&id);
-	bios.update(&bio, &id);
+	current_user(&user);
+	note_current(&user.proc);
+	bios.update(&bio, &user);
 }
 
 /* Both run where the I/O is submitted: later it is in other hands, and on other CPUs. */
@@ -96,7 +102,7 @@ int on_block_rq_complete(struct bpf_raw_tracepoint_args *ctx)
 		.dev = disk_of(request),
 		.kind = USE_DISK,
 	};
-	struct proc_id *id;
+	struct io_user *user;
 
 	if (!key.dev)
 		return 0;
@@ -107,10 +113,13 @@ int on_block_rq_complete(struct bpf_raw_tracepoint_args *ctx)
 		since = *done;
 	disk_done.update(&key.dev, &now);
 	bio = read_u64(request + OFF_request__bio);
-	id = bios.lookup(&bio);
-	if (!id || !since || now <= since)
+	user = bios.lookup(&bio);
+	if (!user || !since || now <= since)
 		return 0;
-	key.proc = *id;
+	if (is_write(read_u32(request + OFF_request__cmd_flags)))
+		key.kind = USE_DISK_WRITE;
+	key.proc = user->proc;
+	__builtin_memcpy(key.client, user->client, sizeof(key.client));
 	bios.delete(&bio);
 	add_use(&key, now - since);
 	return 0;

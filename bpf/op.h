@@ -134,7 +134,7 @@ static __always_inline struct latency_rec *new_latency(void *map, u64 *hash,
 	return value_of(map, hash, &first);
 }
 
-static __always_inline void add_latency(struct latency_key *key, u64 ns)
+static __always_inline void add_latency(struct latency_key *key, u64 ns, u64 bytes)
 {
 	u32 zero = 0;
 	void *map = latency.lookup(&zero);
@@ -149,10 +149,13 @@ static __always_inline void add_latency(struct latency_key *key, u64 ns)
 	if (!rec)
 		rec = new_latency(map, &hash, key);
 	/* Two keys of one hash: there is no room for the second. */
-	if (rec && is_same(&rec->key, key))
-		add_to(&rec->val, ns);
-	else
+	if (!rec || !is_same(&rec->key, key)) {
 		count_loss(LOSS_LATENCY_FULL);
+		return;
+	}
+	add_to(&rec->val, ns);
+	if (bytes)
+		__sync_fetch_and_add(&rec->val.bytes, bytes);
 }
 
 static __always_inline void add_interval_wait(struct op_rec *op, struct wait_rec *wait)

@@ -207,6 +207,7 @@ struct latency_val {
 	u64 count;
 	u64 sum_ns;
 	u64 max_ns;
+	u64 bytes; /* sent and received by RPCs; of all else 0 */
 };
 
 /* By a hash of the key: shorter to look up than itself. */
@@ -237,13 +238,15 @@ struct wait_val {
  * What a process had of a disk (its time), of a filesystem's journal (blocks) or of the host's
  * memory (pages, signed: less those it gave back), in a slot of time. Value: latency_val.
  */
-#define USE_DISK 1
+#define USE_DISK 1 /* to read */
 #define USE_JOURNAL 2
 #define USE_MEMORY 3
+#define USE_DISK_WRITE 4
 #define USE_SLOT_SHIFT 26 /* 67 ms: short beside an operation that is slow */
 struct use_key {
 	u64 slot; /* of CLOCK_MONOTONIC: ns >> USE_SLOT_SHIFT */
 	struct proc_id proc;
+	u8 client[16]; /* at whose request nfsd uses a disk; zero = at nobody's, or unknown */
 	u32 dev;
 	u32 kind;
 };

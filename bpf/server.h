@@ -267,7 +267,7 @@ int on_nfsd_compound_status(struct bpf_raw_tracepoint_args *ctx)
 	key.layer = LAYER_NFS;
 	key.dev = op->dev;
 	__builtin_memcpy(key.peer, op->peer, sizeof(key.peer));
-	add_latency(&key, ns);
+	add_latency(&key, ns, 0);
 	if (status) {
 		op->nfs_status = status;
 		count_op(op, key.op, COUNT_STATUS, status);
@@ -481,21 +481,23 @@ static __always_inline void note_rtt(struct op_rec *op)
 
 int on_svc_send(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 now = bpf_ktime_get_ns(), wall_ns;
+	u64 rqst = ctx->args[0], now = bpf_ktime_get_ns(), wall_ns, bytes;
+	s32 status = ctx->args[1];
 	bool sent;
 	struct latency_key key = {};
 	struct op_rec *op = current_op();
 
-	if (!op || !op->active)
+	if (!op || !op->active || !rqst)
 		return 0;
 	wall_ns = now - (op->arrival_ns ? op->arrival_ns : op->begin_ns);
-	op->status = (s32)ctx->args[1] < 0 ? (s32)ctx->args[1] : 0;
+	op->status = status < 0 ? status : 0;
+	bytes = load_u32(rqst, OFF_svc_rqst__rq_arg + OFF_xdr_buf__len) + (status < 0 ? 0 : status);
 	key.op = op->op;
 	key.side = SIDE_SERVER;
 	key.layer = LAYER_RPC;
 	key.dev = op->dev;
 	__builtin_memcpy(key.peer, op->peer, sizeof(key.peer));
-	add_latency(&key, wall_ns);
+	add_latency(&key, wall_ns, bytes);
 	sent = wall_ns >= cut_ns() || is_paired(SIDE_SERVER, op->xid, now);
 	if (sent)
 		note_rtt(op);

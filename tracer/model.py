@@ -160,7 +160,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class DiskUse:
-    """A disk's time that went to a process, see schema.DISK_USE."""
+    """A disk's time that went to a process, or to nfsd for a client, see schema.DISK_USE."""
 
     process: ProcessKey | None
     disk: str
@@ -168,6 +168,8 @@ class DiskUse:
     end_mono_us: int
     requests: int
     busy_us: int
+    client: str | None = None
+    write: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,18 @@ class Syncs:
     begin_mono_us: int
     end_mono_us: int
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Data that a client's process wrote to a server, or read, in an interval."""
+
+    process: ProcessKey | None
+    peer: str | None
+    write: bool
+    begin_mono_us: int
+    end_mono_us: int
+    moved_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +321,7 @@ class HostCapture:
     journal_use: Sequence[JournalUse] = ()
     memory_use: Sequence[MemoryUse] = ()
     syncs: Sequence[Syncs] = ()
+    transfers: Sequence[Transfer] = ()
     latency: Sequence[LatencyRow] = ()
     recorded: Sequence[Recorded] = ()
     answered: Sequence[tuple[int, int, int]] = ()

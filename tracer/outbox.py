@@ -17,7 +17,17 @@ from typing import Any, Final, NamedTuple
 
 from tracer import wire
 from tracer.losses import OUTBOX_FULL
-from tracer.records import CountKey, LatencyKey, OpRec, RpcRec, UseKey, WaitKey
+from tracer.records import (
+    CountKey,
+    LatencyKey,
+    LatencyVal,
+    OpRec,
+    RpcRec,
+    UseKey,
+    WaitKey,
+    WaitVal,
+)
+from tracer.rows.packed import layout
 
 # Finished operations kept while the writer hangs; about 40,000 of them.
 BOUND_BYTES: Final = 32 << 20
@@ -34,10 +44,10 @@ class _Sums(NamedTuple):
 
 
 _SUMS: Final = {
-    wire.LATENCY: _Sums(ctypes.sizeof(LatencyKey), struct.Struct("<3Q"), 2),
-    wire.USES: _Sums(ctypes.sizeof(UseKey), struct.Struct("<3Q"), 2),
-    wire.WAITS: _Sums(ctypes.sizeof(WaitKey), struct.Struct("<4Q"), 2),
-    wire.COUNTS: _Sums(ctypes.sizeof(CountKey), struct.Struct("<Q"), None),
+    wire.LATENCY: _Sums(ctypes.sizeof(LatencyKey), layout(LatencyVal), 2),
+    wire.USES: _Sums(ctypes.sizeof(UseKey), layout(LatencyVal), 2),
+    wire.WAITS: _Sums(ctypes.sizeof(WaitKey), layout(WaitVal), 2),
+    wire.COUNTS: _Sums(ctypes.sizeof(CountKey), layout(ctypes.c_uint64), None),
 }
 
 

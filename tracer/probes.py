@@ -62,6 +62,7 @@ _TYPED: Final = frozenset(
         "sched_switch",
         "sched_waking",
         "svc_process",
+        "svc_send",
         "svc_xprt_dequeue",
         "rpc_task_begin",
         "rpc_task_end",

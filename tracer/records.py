@@ -53,6 +53,7 @@ BETWEEN_REQUESTS: Final = 3
 USE_DISK: Final = 1
 USE_JOURNAL: Final = 2
 USE_MEMORY: Final = 3
+USE_DISK_WRITE: Final = 4
 USE_SLOT_SHIFT: Final = 26
 
 NAME_PARTS: Final = 4
@@ -243,7 +244,7 @@ class LatencyKey(ctypes.Structure):
 class LatencyVal(ctypes.Structure):
     """Value of the histogram maps."""
 
-    _fields_ = [("count", _u64), ("sum_ns", _u64), ("max_ns", _u64)]
+    _fields_ = [("count", _u64), ("sum_ns", _u64), ("max_ns", _u64), ("bytes", _u64)]
 
 
 class LatencyRec(ctypes.Structure):
@@ -288,7 +289,13 @@ class CountKey(ctypes.Structure):
 class UseKey(ctypes.Structure):
     """Key of the interval maps of who uses disks, journals, memory; the value is a LatencyVal."""
 
-    _fields_ = [("slot", _u64), ("proc", ProcId), ("dev", _u32), ("kind", _u32)]
+    _fields_ = [
+        ("slot", _u64),
+        ("proc", ProcId),
+        ("client", _u8 * 16),
+        ("dev", _u32),
+        ("kind", _u32),
+    ]
 
 
 class ProcRec(ctypes.Structure):

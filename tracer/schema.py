@@ -64,7 +64,13 @@ LATENCY = Table(
         _c("side", "string", "server or client", "server"),
         _c("layer", "string", "rpc, nfs (operation inside a COMPOUND), vfs or hook", "nfs"),
         _c("op", "string", "operation by its kernel name", "OPEN"),
-        _n("pid", "int64", "process: the caller; null for nfsd's and the kernel's own", "811"),
+        _n(
+            "pid",
+            "int64",
+            "process: the caller; of an RPC that writes back, who wrote; null for nfsd's and the "
+            "kernel's own",
+            "811",
+        ),
         _n("pid_start_us", "int64", "its start, CLOCK_BOOTTIME", "5120000"),
         _n("comm", "string", "its name", "redis-server"),
         _n("mount", "string", "mount point, on a server of the exported file", "/mnt/nfs"),
@@ -73,6 +79,7 @@ LATENCY = Table(
         _c("count", "int64", "operations that ended in this interval", "12"),
         _c("sum_us", "int64", "sum of their wall time", "84012"),
         _c("max_us", "int64", "longest of them", "9120"),
+        _n("rpc_bytes", "int64", "RPCs: what they sent and received", "1049112"),
     ),
 )
 
@@ -308,8 +315,8 @@ HOLDERS = Table(
 DISK_USE = Table(
     "disk_use",
     "Whom the disks of a server work for: a disk's time from one completion to the next, put down "
-    "to the process that asked for what was completed. Those who had less than a twentieth "
-    "stand in one row, without a process.",
+    "to the process that asked for what was completed, or to the client that asked nfsd. Those "
+    "who had less than a twentieth stand in one row, without a process.",
     (
         _TS,
         _c("disk", "string", "the disk", "vdb"),
@@ -317,6 +324,8 @@ DISK_USE = Table(
             "pid", "int64", "who submitted the I/O; of writeback, who wrote to the file last", "402"
         ),
         _n("start_us", "int64", "its start", "3100000"),
+        _n("client", "string", "at whose request nfsd did; it has no process here", "10.9.0.2"),
+        _n("write", "bool", "it was written, not read", "true"),
         _c(
             "begin_mono_us", "int64", "the requests had the disk at some time from here", "73120000"
         ),

@@ -154,7 +154,7 @@ def rpc(op_id: int = 100, **fields: Any) -> RpcRec:
     return RpcRec(**given | fields)
 
 
-def latency(bucket: int = 100, count: int = 1, **fields: Any) -> bytes:
+def latency(bucket: int = 100, count: int = 1, moved: int = 0, **fields: Any) -> bytes:
     """Return one packed (LatencyKey, LatencyVal)."""
     key: dict[str, Any] = {
         "op": 0xFFFF0001,
@@ -163,7 +163,7 @@ def latency(bucket: int = 100, count: int = 1, **fields: Any) -> bytes:
         "layer": 1,
         "peer": peer("10.9.0.2"),
     }
-    return bytes(LatencyKey(**key | fields)) + bytes(LatencyVal(count, count * MS, MS))
+    return bytes(LatencyKey(**key | fields)) + bytes(LatencyVal(count, count * MS, MS, moved))
 
 
 def wait_sum(count: int = 1, total_ns: int = MS, **fields: Any) -> bytes:
@@ -189,7 +189,12 @@ def listener(group: int, who: ProcId, reads: int = 0, writes: int = 0) -> bytes:
     return group.to_bytes(8, "little") + bytes(ListenerRec(who, reads, writes, 0, 0))
 
 
-NAMES = {0xFFFF0001: "COMPOUND", 0xFFFF0002: "WRITE", 0xFFFF0003: "OPEN"}
+NAMES = {
+    0xFFFF0001: "COMPOUND",
+    0xFFFF0002: "WRITE",
+    0xFFFF0003: "OPEN",
+    0xFFFF0004: "READ",
+}
 STACK = ("__schedule", "schedule", "fanotify_handle_event", "fsnotify")
 _TEXT = 0xFFFFFFFF81000000
 KALLSYMS = "".join(f"{_TEXT + 16 * n:x} T {name}\n" for n, name in enumerate(STACK))

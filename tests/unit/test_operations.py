@@ -18,6 +18,7 @@ from tracer.records import (
     SIDE_CLIENT,
     SIDE_SERVER,
     USE_DISK,
+    USE_DISK_WRITE,
     USE_JOURNAL,
     CountKey,
     LatencyVal,
@@ -351,8 +352,8 @@ def test_what_happened_is_counted_by_kind() -> None:
         count_rows(bytes(CountKey(kind=len(COUNTS))) + bytes(8), 5, LOOK)
 
 
-def disk_use(slot: int, busy_ns: int, longest_ns: int, pid: int = 811) -> bytes:
-    key = UseKey(slot=slot, proc=proc(pid), dev=44, kind=USE_DISK)
+def disk_use(slot: int, busy_ns: int, longest_ns: int, pid: int = 811, **fields: Any) -> bytes:
+    key = UseKey(**{"slot": slot, "proc": proc(pid), "dev": 44, "kind": USE_DISK} | fields)
     return bytes(key) + bytes(LatencyVal(3, busy_ns, longest_ns))
 
 
@@ -375,6 +376,20 @@ def test_many_who_had_a_disk_for_a_moment_stand_together() -> None:
     assert (row["pid"], row["start_us"], row["requests"]) == (None, None, 12)
     assert row["busy_us"] == 4 * (SLOT_NS // 40) // 1000
     assert row["end_mono_us"] == 16 * SLOT_NS // 1000
+
+
+def test_what_nfsd_does_for_a_client_is_one_row_whichever_thread_does_it() -> None:
+    asked = {"client": peer("10.9.0.2"), "kind": USE_DISK_WRITE}
+    threads = [disk_use(15, SLOT_NS // 30, 7, pid, **asked) for pid in (90, 91)]
+    other = disk_use(15, SLOT_NS // 10, 7, 90, client=peer("10.9.0.3"))
+    ours, nfsd = disk_use(15, SLOT_NS // 10, 7), disk_use(15, SLOT_NS // 10, 7, 90)
+    rows = disk_rows(b"".join([*threads, other, ours, nfsd]), 5, LOOK)
+    assert {(row["pid"], row["client"], row["write"], row["requests"]) for row in rows} == {
+        (None, "10.9.0.2", True, 6),
+        (None, "10.9.0.3", False, 3),
+        (811, None, False, 3),
+        (90, None, False, 3),
+    }
 
 
 def journal_use(slot: int, blocks: int, pid: int = 811) -> bytes:

@@ -39,7 +39,7 @@ from tracer.calls import vfs_number
 from tracer.errors import Exit, NfsblameError
 from tracer.model import HostCapture, ProcessKey
 from tracer.reader import read_captures
-from tracer.records import LAYERS, SIDE_CLIENT
+from tracer.records import LAYERS, SIDE_CLIENT, SIDE_SERVER
 from tracer.store.keeper import Settings
 from tracer.writer import write
 
@@ -399,6 +399,21 @@ class TestMerging:
         (operation,) = only(path).operations
         assert operation.end_mono_us == 1_005_000_000
         assert [w.total_us for w in operation.waits] == [5_000_000]
+
+    def test_what_processes_of_a_client_wrote_and_read_by_interval(self, tmp_path: Path) -> None:
+        def rpcs(op: int, *moved: int, **fields: Any) -> list[bytes]:
+            key = {"op": op, "side": SIDE_CLIENT, "proc": proc(402, 31)} | fields
+            return [latency(100 + at, moved=one, **key) for at, one in enumerate(moved)]
+
+        writes, opens, reads = (0xFFFF0002, 0xFFFF0003, 0xFFFF0004)
+        frames = [
+            *(*rpcs(writes, 4096, 500), *rpcs(opens, 90), *rpcs(reads, 70, proc=proc(0, 0))),
+            *rpcs(writes, 9, side=SIDE_SERVER),
+        ]
+        path = capture(tmp_path / "capture", [interval(1, latencies=frames)])
+        rows = {(row.process, row.peer, row.write, row.moved_bytes) for row in only(path).transfers}
+        who = ProcessKey(402, 31_000_000)
+        assert rows == {(who, "10.9.0.2", True, 4596), (None, "10.9.0.2", False, 70)}
 
     def test_commits_that_processes_asked_for_by_interval(self, tmp_path: Path) -> None:
         def fsyncs(*counts: int, **fields: Any) -> list[bytes]:

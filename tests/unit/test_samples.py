@@ -58,11 +58,13 @@ def test_disks() -> None:
         "disk/vda/read_bytes_per_s": 100 * 512 / 2,
         "disk/vda/write_bytes_per_s": 400 * 512 / 2,
         "disk/vda/in_flight": 2,
+        "disk/vda/queue_length": 0.2,
         "disk/vda/await_ms": 10.0,
         "disk/vda1/busy_percent": 5.0,
         "disk/vda1/read_bytes_per_s": 100 * 512 / 2,
         "disk/vda1/write_bytes_per_s": 0.0,
         "disk/vda1/in_flight": 0,
+        "disk/vda1/queue_length": 0.05,
         "disk/vda1/await_ms": 10.0,
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from tracer.blame.causes import OF_STORAGE
+from tracer.blame.causes import OF_LOAD, Cause
 from tracer.blame.charge import Charge, Culprit, Link
 from tracer.blame.programs import Program, program_of
 from tracer.blame.stalls import Stall, Victim
@@ -18,7 +18,7 @@ from tracer.model import HostCapture
 _OF_THRESHOLD: Final = 0.5
 _OF_NETWORK: Final = 1.0
 
-Blame: TypeAlias = tuple[Culprit, str]
+Blame: TypeAlias = tuple[Culprit, Cause]
 """A culprit and a cause."""
 
 
@@ -76,9 +76,9 @@ def accounts(
     """Return what each culprit accounts for, by cause."""
     stalls = list(stalls)
     found: defaultdict[Blame, Account] = defaultdict(Account)
-    of_storage = _storage_causes(stalls, programs)
+    of_load = _load_causes(stalls, programs)
     for stall in stalls:
-        for key, charges in _by_culprit(stall, programs, of_storage).items():
+        for key, charges in _by_culprit(stall, programs, of_load).items():
             us = sum(charges.values())
             least = _OF_NETWORK if key[1] == "network" else _OF_THRESHOLD
             # Background work counts less than it took: it is many operations at once.
@@ -95,8 +95,8 @@ def accounts(
             for charge, part in charges.items():
                 account.chains[charge.chain] += part
     for own, us in _own_times(stalls, programs).items():
-        if (own, "slot") in found:
-            found[own, "slot"].own_us = us
+        if (own, of_load.get(own)) in found:
+            found[own, of_load[own]].own_us = us
     return found
 
 
@@ -110,26 +110,26 @@ def _own_times(stalls: Iterable[Stall], programs: Programs) -> Counter[Culprit]:
 
 
 def _by_culprit(
-    stall: Stall, programs: Programs, of_storage: Mapping[Culprit, str]
+    stall: Stall, programs: Programs, of_load: Mapping[Culprit, Cause]
 ) -> Mapping[Blame, Mapping[Charge, int]]:
     parts: defaultdict[Blame, dict[Charge, int]] = defaultdict(dict)
     for charge, us in stall.bill.items():
         if charge.culprit is not None:
             first = programs.first(charge.culprit)
-            cause = of_storage[first] if charge.cause in OF_STORAGE else charge.cause
+            cause = of_load[first] if charge.cause in OF_LOAD else charge.cause
             parts[first, cause][charge] = us
     return parts
 
 
-def _storage_causes(stalls: Iterable[Stall], programs: Programs) -> dict[Culprit, str]:
-    """Return for each culprit whether it is one of the disk or of the journal.
+def _load_causes(stalls: Iterable[Stall], programs: Programs) -> dict[Culprit, Cause]:
+    """Return for each culprit whether it is one of the disk, of the journal, or of slots.
 
-    Who fills a journal has the disk work, too: one doing, under the name of its greater part.
+    Who fills a journal has the disk work, too, and who has the slots.
     """
-    times: defaultdict[Culprit, Counter[str]] = defaultdict(Counter)
+    times: defaultdict[Culprit, Counter[Cause]] = defaultdict(Counter)
     for stall in stalls:
         for charge, us in stall.bill.items():
-            if charge.culprit is not None and charge.cause in OF_STORAGE:
+            if charge.culprit is not None and charge.cause in OF_LOAD:
                 times[programs.first(charge.culprit)][charge.cause] += us
     return {culprit: causes.most_common(1)[0][0] for culprit, causes in times.items()}
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from tracer.blame.causes import OF_LOAD
 from tracer.blame.charge import QUEUE_LINK
 from tracer.blame.ledger import Ledger
 from tracer.blame.own import with_own
@@ -86,8 +87,9 @@ def analyse(captures: Sequence[HostCapture], only: Selection = EVERYTHING) -> An
     ledger = Ledger(captures)
     stalls = [stall for stall in counted(ledger) if chosen.takes(stall)]
     verdict = verdict_of(ledger, stalls, only.words())
-    if verdict.culprits and verdict.culprits[0].cause == "slot":
-        stalls = with_own(stalls, verdict.culprits[0].culprit, captures)
+    if verdict.culprits and verdict.culprits[0].cause in OF_LOAD:
+        first = verdict.culprits[0]
+        stalls = with_own(stalls, first.culprit, first.cause, captures)
         verdict = verdict_of(ledger, stalls, only.words())
     return Analysis(
         captures=captures,

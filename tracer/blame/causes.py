@@ -34,6 +34,8 @@ Cause = Literal[
 
 # Waits for a disk, in the end.
 OF_STORAGE: Final[tuple[Cause, ...]] = ("disk", "journal")
+# What who asks for much does to others: one doing, under the name of its greater part.
+OF_LOAD: Final[tuple[Cause, ...]] = (*OF_STORAGE, "slot")
 
 CAUSE_NAMES: Final[tuple[str, ...]] = get_args(Cause)
 
@@ -89,9 +91,10 @@ ABOUT: Final[Mapping[str, About]] = {
     "disk": About(
         "waits for a block device",
         "thread sleeps in io_schedule, for a page, a buffer or a request; whose requests the "
-        "disk completed meanwhile, or that it was suspended, or slow with nobody else on it",
+        "disk completed meanwhile, also those that nfsd made for a client, if a disk that is quick "
+        "otherwise had many at once; or that it was suspended, or slow with nobody else on it",
         "who is behind I/O of the kernel's own threads, but for writeback of files; disks in an "
-        "array",
+        "array; of what a client reads, which the server had in its memory",
         "look at the device's queue, its health, and at who uses it beside NFS",
     ),
     "journal": About(
@@ -181,7 +184,7 @@ ABOUT: Final[Mapping[str, About]] = {
         "arrive before it, or a reply after READs, beyond a round trip of TCP's",
         "the slots of RPCs too fast to be recorded one by one; data of other clients in a network "
         "that they share",
-        "see which process keeps many requests under way on the same mount",
+        "let it write or read less at a time (a bandwidth limit of its own), or at another time",
     ),
     "network": About(
         "on the wire, or in a socket's buffer",

@@ -19,6 +19,9 @@ _SLOW_US: Final = 50_000
 _BUSY: Final = 0.9
 # A volume has all that is asked of the disk below it; the disk is as busy if it is the slow one.
 _AS_BUSY: Final = 0.5
+# So many requests at once lie one behind the other, and so many do not.
+_MANY: Final = 8.0
+_FEW: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class _Interval:
     end_mono_us: float
     busy: float
     await_us: float
+    queue: float
     suspended: bool
 
 
@@ -54,6 +58,18 @@ class Devices:
             return volume
         lower, upper = (self._busy(one, start, end) for one in (disk, volume))
         return disk if lower >= upper * _AS_BUSY else volume
+
+    def is_crowded(self, disk: str, start: int, end: int) -> bool:
+        """Return whether a disk that is quick with few requests had many at once."""
+        queued = known = 0.0
+        for one, part in self._during(disk, start, end):
+            overlap = part * (one.end_mono_us - one.begin_mono_us)
+            queued += one.queue * overlap
+            known += overlap
+        if not known or queued / known < _MANY:
+            return False
+        rows = self._intervals[disk].rows
+        return any(0 < one.await_us < _SLOW_US and one.queue < _FEW for one in rows)
 
     def suspended(self, volume: str | None, span: Span) -> float:
         """Return for which part of a wait a volume let no I/O through, by the looks in it.
@@ -120,5 +136,6 @@ def _intervals(capture: HostCapture, samples: Sequence[Sample]) -> Iterator[_Int
     for end, figures in sorted(looks.items()):
         await_us = figures.get("await_ms", 0.0) * 1000
         busy = figures.get("busy_percent", 0.0) / 100
-        yield _Interval(begin, end, busy, await_us, "suspended" in figures)
+        queue = figures.get("queue_length", 0.0)
+        yield _Interval(begin, end, busy, await_us, queue, "suspended" in figures)
         begin = end

@@ -2,14 +2,16 @@
 
 A disk does one thing after the other, as far as those who wait for it can tell: of the
 time of a wait, the part in which it completed a process's requests is that process's.
-What it did for nfsd itself is nobody's.
+What it did for nfsd at a client's request is told apart, by client; what it did for nfsd
+besides is nobody's.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
 
 from tracer.blame.timeline import Timeline
 from tracer.model import DiskUse, HostCapture, Process, ProcessKey
@@ -21,16 +23,27 @@ _JOURNALS: Final = re.compile(r"jbd2/.*|xfs.*|btrfs-.*")
 _MOST: Final = 2 / 3
 
 
+class Work(NamedTuple):
+    """For which client, by its address, a disk wrote, or read."""
+
+    client: str
+    write: bool
+
+
 class DiskUsers:
     """Who used which disk of one host, and when."""
 
     def __init__(self, capture: HostCapture) -> None:
         uses: defaultdict[str, list[DiskUse]] = defaultdict(list)
+        asked: defaultdict[str, list[DiskUse]] = defaultdict(list)
         for use in capture.disk_use:
             process = capture.processes.get(use.process) if use.process else None
-            if process is None or not process.is_nfsd:
+            if use.client is not None:
+                asked[use.disk].append(use)
+            elif process is None or not process.is_nfsd:
                 uses[use.disk].append(use)
         self._uses = {disk: Timeline(rows) for disk, rows in uses.items()}
+        self._asked = {disk: Timeline(rows) for disk, rows in asked.items()}
 
     def shares(self, disk: str | None, start: int, end: int) -> dict[ProcessKey | None, float]:
         """Return which part of ``start``..``end`` the disk worked for whom; at most 1 in all."""
@@ -41,6 +54,16 @@ class DiskUsers:
             busy_us[use.process] += use.busy_us * part
         whole = max(end - start, sum(busy_us.values()))
         return {process: us / whole for process, us in busy_us.items()}
+
+    def for_clients(self, disk: str, start: int, end: int) -> dict[Work, float]:
+        """Return which part of ``start``..``end`` the disk did what which client had asked for."""
+        if disk not in self._asked or end <= start:
+            return {}
+        busy_us: defaultdict[Work, float] = defaultdict(float)
+        for use, part in self._asked[disk].during(start, end):
+            busy_us[Work(use.client or "", bool(use.write))] += use.busy_us * part
+        whole = max(end - start, sum(busy_us.values()))
+        return {work: us / whole for work, us in busy_us.items()}
 
     def main_disk(self, process: ProcessKey | None, start: int, end: int) -> str | None:
         """Return the disk that did most of what disks did for a process, None if none did.
@@ -59,13 +82,22 @@ class DiskUsers:
 
     def totals(self, process: ProcessKey) -> dict[str, tuple[int, int]]:
         """Return for each disk how many us it worked for a process, and on how many requests."""
-        totals: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-        for disk, uses in self._uses.items():
-            for use in uses.rows:
-                if use.process == process:
-                    busy_us, requests = totals[disk]
-                    totals[disk] = (busy_us + use.busy_us, requests + use.requests)
-        return dict(totals)
+        return _totals(self._uses, lambda use: use.process == process)
+
+    def totals_for(self, client: str) -> dict[str, tuple[int, int]]:
+        """Return the same for the client with this address."""
+        return _totals(self._asked, lambda use: use.client == client)
+
+
+def _totals(
+    uses: Mapping[str, Timeline[DiskUse]], is_meant: Callable[[DiskUse], bool]
+) -> dict[str, tuple[int, int]]:
+    totals: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for disk, timeline in uses.items():
+        for use in filter(is_meant, timeline.rows):
+            busy_us, requests = totals[disk]
+            totals[disk] = (busy_us + use.busy_us, requests + use.requests)
+    return dict(totals)
 
 
 def is_journal(process: Process) -> bool:

@@ -30,7 +30,7 @@ class Join:
     def __init__(self, captures: Sequence[HostCapture]) -> None:
         self._captures = captures
         self._pairs: dict[tuple[int, int], Located] = {}
-        self._joined: set[tuple[int, int]] = set()
+        self._joined: dict[tuple[int, int], Located] = {}
         self._offsets: dict[tuple[int, int, int], float | None] = {}
         self._bounds: defaultdict[tuple[int, int], dict[int, tuple[float, float]]] = defaultdict(
             dict
@@ -45,6 +45,10 @@ class Join:
     def is_joined(self, server: int, op: Operation) -> bool:
         """Return whether a server operation belongs to a recorded client RPC."""
         return (server, op.op_id) in self._joined
+
+    def client_rpc(self, server: int, op: Operation) -> Located | None:
+        """Return the client's RPC of a server's operation, None if it was not recorded."""
+        return self._joined.get((server, op.op_id))
 
     def server_at(self, client: int, address: str | None) -> int | None:
         """Return the index of the server capture that has this address, None if not here.
@@ -103,7 +107,7 @@ class Join:
             # A retransmitted request may be there twice: the longest is the one waited for.
             server, op = max(fits, key=lambda one: wall_us(one[1]))
             self._pairs[client, rpc.op_id] = (server, op)
-            self._joined.update((index, one.op_id) for index, one in fits)
+            self._joined |= {(index, one.op_id): (client, rpc) for index, one in fits}
             self._note_bounds(client, rpc, server, op)
 
     def _fitting(self, client: int, rpc: Operation, same_xid: Sequence[Located]) -> list[Located]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Final
 
@@ -48,6 +48,7 @@ from tracer.blame.intervals import (
     wall_us,
 )
 from tracer.blame.join import Join
+from tracer.blame.load import Load
 from tracer.blame.network import is_at_fault
 from tracer.blame.occupancy import FastWaits, Occupancy
 from tracer.blame.paths import RpcPath
@@ -80,6 +81,7 @@ class Ledger:
         self.transit = Transit(self)
         self.remote = Remote(self)
         self.replies = Replies(self.hosts, self.join)
+        self.load = Load(self)
         self._chains = Chains(self)
         self._bills: dict[int, Bill] = {}
         self._parts: dict[int, list[tuple[Span, Mix]]] = {}
@@ -315,7 +317,8 @@ class Ledger:
         if finding.wait_class == "lock" and finding.culprit:
             return self._held_mix(host, op, span, finding.culprit)
         if finding.wait_class in OF_STORAGE:
-            return self.hosts[host].storage.mix(op, span, finding.charge)
+            asked = partial(self.load.mix, host, op, span)
+            return self.hosts[host].storage.mix(op, span, finding.charge, asked)
         return self._chains.behind(host, span, self.direct(host, op, span))
 
     def _elsewhere(self, host: int, op: Operation, span: Span, finding: Finding) -> Mix | None:

@@ -10,22 +10,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tracer.blame.accounts import Programs
+from tracer.blame.causes import Cause
 from tracer.blame.charge import Charge, Culprit, charge_to, merged
 from tracer.blame.stalls import Stall
 from tracer.model import HostCapture
 
 
 def with_own(
-    stalls: Sequence[Stall], culprit: Culprit, captures: Sequence[HostCapture]
+    stalls: Sequence[Stall], culprit: Culprit, cause: Cause, captures: Sequence[HostCapture]
 ) -> list[Stall]:
     """Return the stalls with what a culprit's program waited for itself charged to it, too.
 
-    ``culprit``: who stands for the program.
+    ``culprit``: who stands for the program. ``cause``: what it does to others.
     """
     its = Programs(stalls, captures).members(culprit)
 
     def settled(charge: Charge) -> Charge:
-        return charge_to("slot", charge.own) if charge.own in its else charge
+        return charge_to(cause, charge.own) if charge.own in its else charge
 
     return [
         replace(stall, bill=merged({settled(charge): us} for charge, us in stall.bill.items()))

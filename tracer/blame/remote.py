@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from tracer.blame.causes import OF_LOAD
 from tracer.blame.charge import (
     CPU,
     RUNNING,
@@ -120,16 +121,23 @@ class Remote:
         """
         mix = self._any_mix(host, rpc, start, end)
         whose = rpc.process or rpc.writer
-        suspects = self._ledger.hosts[host].suspects
+        here = self._ledger.hosts[host]
         for charge in list(mix):
-            who = charge.culprit.process if charge.culprit else None
-            if charge.cause != "slot" or who is None:
+            culprit = charge.culprit
+            if charge.cause not in OF_LOAD or culprit is None or culprit.process is None:
                 continue
-            if whose is None or suspects.are_one_program(whose, who):
-                nobody = SLOT if charge.chain[0] == SLOT_LINK else self._transit.network(host, rpc)
-                own = replace(nobody, own=charge.culprit if whose else None)
+            if culprit.host != here.capture.host:
+                continue
+            if whose is None or here.suspects.are_one_program(whose, culprit.process):
+                own = replace(self._nobodys(host, rpc, charge), own=culprit if whose else None)
                 add(mix, {own: mix.pop(charge)})
         return mix
+
+    def _nobodys(self, host: int, rpc: Operation, charge: Charge) -> Charge:
+        """Return what somebody's part of an RPC's time is if it is nobody's."""
+        if charge.cause != "slot":
+            return Charge(charge.cause)
+        return SLOT if charge.chain[0] == SLOT_LINK else self._transit.network(host, rpc)
 
     def _any_mix(self, host: int, rpc: Operation, start: int, end: int) -> Mix:
         """Return the same, with who was in the way even if that is who waited."""

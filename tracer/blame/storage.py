@@ -1,20 +1,21 @@
 """Whom a wait for a server's storage is put down to.
 
-Those whom the disk worked for meanwhile, and those who had filled the journal that it wrote;
-or the disk or volume itself, if it was slow with nobody else on it, or suspended.
+Those whom the disk worked for meanwhile, on the server or through nfsd, and those who had filled
+the journal that it wrote; or the disk or volume itself, if it was slow with nobody else on it, or
+suspended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, TypeAlias
 
 from tracer.blame.causes import OF_STORAGE
 from tracer.blame.charge import Charge, Culprit, Link, Mix, add, charge_to, filled, through
 from tracer.blame.committers import Committers
 from tracer.blame.culprits import Suspects
 from tracer.blame.devices import Devices
-from tracer.blame.disks import DiskUsers, is_journal
+from tracer.blame.disks import DiskUsers, Work, is_journal
 from tracer.blame.fillers import Fillers
 from tracer.blame.intervals import Span
 from tracer.blame.units import human_us, percent
@@ -26,6 +27,9 @@ _MOST: Final = 0.5
 _ALONE: Final = 0.1
 # The probes without which it is not known who uses a disk.
 _OF_USERS: Final = frozenset({"on_block_bio_queue", "on_block_rq_complete"})
+
+Asked: TypeAlias = Callable[[str, Mapping[Work, float]], Mix]
+"""(disk, part of a wait it worked for whom) -> what of that went to whom, see load.py."""
 
 
 class Storage:
@@ -57,20 +61,24 @@ class Storage:
         asked = self._committers.others(op.mount, span.start, span.end)
         return max(others, filled, asked) < _ALONE
 
-    def mix(self, op: Operation, span: Span, rest: Charge) -> Mix:
+    def mix(self, op: Operation, span: Span, rest: Charge, asked: Asked) -> Mix:
         """Return what an operation's wait for disk or journal went to; ``rest``: if to nobody.
 
         While a volume is suspended nobody has anything from it.
         """
         held = self._devices.suspended(op.device, span)
         if not held:
-            return self._shared(op, span, rest)
+            return self._shared(op, span, rest, asked)
         volume = Culprit("device", op.device or "", self._capture.host)
         mix = {charge_to("disk", volume): held}
-        add(mix, self._shared(op, span, rest), 1 - held)
+        add(mix, self._shared(op, span, rest, asked), 1 - held)
         return mix
 
-    def _shared(self, op: Operation, span: Span, rest: Charge) -> Mix:
+    def for_client(self, address: str) -> dict[str, tuple[int, int]]:
+        """Return for each disk how many us it worked for a client, and on how many requests."""
+        return self._users.totals_for(address)
+
+    def _shared(self, op: Operation, span: Span, rest: Charge, asked: Asked) -> Mix:
         """Return what a wait for a disk that does work went to."""
         mix: Mix = {}
         others = journal = 0.0
@@ -95,8 +103,17 @@ class Storage:
             # Of a journal whose fillers are not told, who asked for commits.
             theirs = theirs or self._committers.others(op.mount, span.start, span.end)
             others += journal * theirs
-        slow = self._slow(op.device, disk, span) if others < _ALONE else None
+        of_clients = self._of_clients(disk, span, asked)
+        add(mix, of_clients)
+        is_alone = others < _ALONE and not of_clients
+        slow = self._slow(op.device, disk, span) if is_alone else None
         return filled(mix, 1.0, slow or rest)
+
+    def _of_clients(self, disk: str | None, span: Span, asked: Asked) -> Mix:
+        """Return what went to clients that ask a disk for much at once."""
+        if disk is None or not self._devices.is_crowded(disk, span.start, span.end):
+            return {}
+        return asked(disk, self._users.for_clients(disk, span.start, span.end))
 
     def _fill(self, op: Operation, filled_by: Mapping[ProcessKey, float]) -> Mix:
         """Return the charges to the processes that filled a journal, the kernel's own left out."""

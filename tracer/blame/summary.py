@@ -50,6 +50,7 @@ _AS: Final[Mapping[str, str]] = {
     "grace": "The NFS server",
     "delegation": "The NFS client",
     "lock": "The NFS client",
+    "disk": "The NFS client",
 }
 
 

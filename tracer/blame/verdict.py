@@ -10,7 +10,7 @@ from typing import Final
 
 from tracer.blame.accounts import Account, Blame, Programs, accounts
 from tracer.blame.catalogue import product_of, product_of_module
-from tracer.blame.causes import ABOUT
+from tracer.blame.causes import ABOUT, OF_LOAD, Cause
 from tracer.blame.charge import Culprit, Link
 from tracer.blame.cleared import MIN_SHARE, Cleared, cleared, figures
 from tracer.blame.clients import clients_lines
@@ -95,7 +95,7 @@ class Blamed:
 
     rank: int
     culprit: Culprit
-    cause: str
+    cause: Cause
     stall_us: int
     share: float
     direct_us: int
@@ -232,7 +232,7 @@ def _blamed(
         or middlemen.waited_us(culprit, between),
         operations=account.operations,
         victims=tuple(sorted(victims, key=lambda one: -one.stall_us)),
-        chain=_chain(account.chains),
+        chain=_chain(account.chains, cause),
         evidence=(
             *middlemen.lines(culprit, between),
             *lines(capture, culprit, cause, direct),
@@ -255,9 +255,12 @@ def _product(culprit: Culprit, exe: str | None) -> str | None:
 def _direct_us(culprit: Culprit, cause: str, account: Account, direct: Direct | None) -> int:
     """Return how long was waited for a culprit itself, and not for who waited for it."""
     of_host = culprit.kind in ("host", "device") and direct is None
-    links = 1 if of_host else _LINKS.get(cause, 0)
-    if links:
-        return sum(us for chain, us in account.chains.items() if len(chain) == links)
+    if of_host or cause in _LINKS:
+        return sum(
+            us
+            for chain, us in account.chains.items()
+            if len(chain) == (1 if of_host else _LINKS.get(chain[-1].cause, 0))
+        )
     return direct.total_us if direct else 0
 
 
@@ -269,6 +272,8 @@ def _beside(key: Blame, ledger: Ledger, programs: Programs) -> Iterator[str]:
         yield f"{count} processes of this program, of which this one is behind most"
     if cause == "network":
         yield from figures("network", ledger)
+    if cause in OF_LOAD:
+        yield from ledger.load.evidence(culprit)
     if cause == "lock" and culprit.kind == "host":
         times = sum(
             row.count
@@ -305,13 +310,14 @@ def _process_of(victim: Victim, captures: Iterable[HostCapture]) -> Process | No
     return None
 
 
-def _chain(chains: Mapping[tuple[Link, ...], int]) -> tuple[LinkShare, ...]:
+def _chain(chains: Mapping[tuple[Link, ...], int], cause: Cause) -> tuple[LinkShare, ...]:
     """Return the chain to show: of those with links before the culprit, the one used most.
 
-    Unless next to nothing went through any of them.
+    Unless next to nothing went through any of them. It ends with the culprit's cause, if any does.
 
     A link's figure is the stall time through it on any chain; the culprit's is all.
     """
+    chains = {one: us for one, us in chains.items() if one and one[-1].cause == cause} or chains
     through: defaultdict[Link, int] = defaultdict(int)
     for chain, us in chains.items():
         for link in set(chain):

@@ -114,6 +114,8 @@ def _disk_figures(old: Reading, new: Reading, seconds: float) -> Iterator[Figure
         yield Figure("disk", name, "read_bytes_per_s", read_sectors * SECTOR_BYTES / seconds)
         yield Figure("disk", name, "write_bytes_per_s", write_sectors * SECTOR_BYTES / seconds)
         yield Figure("disk", name, "in_flight", in_flight)
+        # As iostat's aqu-sz.
+        yield Figure("disk", name, "queue_length", spent[10] / seconds / 1000)
         if reads + writes:
             yield Figure("disk", name, "await_ms", (read_ms + write_ms) / (reads + writes))
     for name in new.suspended:

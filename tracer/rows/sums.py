@@ -30,7 +30,8 @@ def latency_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
     """Return the histogram rows of a LATENCY frame. Raises BadFrame."""
     rows = []
     for values in tuples(payload, _LATENCY):
-        op, start_ns, tgid, _, peer, dev, bucket, side, layer, count, sum_ns, max_ns = values
+        op, start_ns, tgid, _, peer, dev, bucket, side, layer, *figures = values
+        count, sum_ns, max_ns, rpc_bytes = figures
         rows.append(
             {
                 "ts": ts_us,
@@ -46,6 +47,7 @@ def latency_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
                 "count": count,
                 "sum_us": sum_ns // 1000,
                 "max_us": max_ns // 1000,
+                "rpc_bytes": rpc_bytes if LAYERS.get(layer) == "rpc" else None,
             }
         )
     return rows

@@ -6,11 +6,20 @@ import ctypes
 import resource
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
-from tracer.records import USE_DISK, USE_JOURNAL, USE_MEMORY, USE_SLOT_SHIFT, LatencyVal, UseKey
+from tracer.records import (
+    USE_DISK,
+    USE_DISK_WRITE,
+    USE_JOURNAL,
+    USE_MEMORY,
+    USE_SLOT_SHIFT,
+    LatencyVal,
+    UseKey,
+)
 from tracer.rows.operations import Lookups, Row
 from tracer.rows.packed import layout, tuples
+from tracer.rows.text import address
 
 _USES: Final = layout(UseKey, LatencyVal)
 SLOT_NS: Final = 1 << USE_SLOT_SHIFT
@@ -21,39 +30,54 @@ _LEAST_OF_MEMORY: Final = 0.05
 _PAGE_BYTES: Final = resource.getpagesize()
 
 
+class _Use(NamedTuple):
+    slot: int
+    start_ns: int
+    pid: int
+    client: bytes
+    dev: int
+    kind: int
+    times: int
+    amount: int
+    longest: int
+
+
 def disk_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
     """Return the rows of disks of a USES frame. Raises BadFrame."""
     rows: list[Row] = []
-    small: defaultdict[tuple[int, int], list[tuple[int, int, int]]] = defaultdict(list)
-    for slot, start_ns, tgid, dev, count, busy_ns, longest_ns in _of_kind(payload, USE_DISK):
-        if busy_ns < _LEAST_NS:
-            small[slot, dev].append((count, busy_ns, longest_ns))
+    together: defaultdict[tuple[int, int, int, bytes], list[_Use]] = defaultdict(list)
+    for use in _of_kind(payload, USE_DISK, USE_DISK_WRITE):
+        # Any thread of nfsd may do what a client asks for.
+        if any(use.client) or use.amount < _LEAST_NS:
+            together[use.slot, use.dev, use.kind, use.client].append(use)
             continue
-        look.comm(tgid, start_ns)  # the process gets its row in `processes`
-        who = {"pid": tgid, "start_us": start_ns // 1000}
-        rows.append(who | _row(slot, dev, (count, busy_ns, longest_ns), ts_us, look))
-    for (slot, dev), uses in small.items():
-        counts, busy, longest = zip(*uses, strict=True)
-        if sum(busy) >= _LEAST_NS:
-            together = (sum(counts), sum(busy), max(longest))
-            nobody = {"pid": None, "start_us": None}
-            rows.append(nobody | _row(slot, dev, together, ts_us, look))
+        look.comm(use.pid, use.start_ns)  # the process gets its row in `processes`
+        who = {"pid": use.pid, "start_us": use.start_ns // 1000}
+        rows.append(who | _disk_row(use, ts_us, look))
+    for uses in together.values():
+        whole = uses[0]._replace(
+            times=sum(use.times for use in uses),
+            amount=sum(use.amount for use in uses),
+            longest=max(use.longest for use in uses),
+        )
+        if whole.amount >= _LEAST_NS:
+            rows.append({"pid": None, "start_us": None} | _disk_row(whole, ts_us, look))
     return rows
 
 
 def journal_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
     """Return the rows of journals of a USES frame, one for each process. Raises BadFrame."""
     rows: dict[tuple[int, int, int], Row] = {}
-    for slot, start_ns, tgid, dev, handles, blocks, _ in _of_kind(payload, USE_JOURNAL):
-        begin_us, end_us = slot * SLOT_NS // 1000, (slot + 1) * SLOT_NS // 1000
-        row = rows.get((start_ns, tgid, dev))
+    for use in _of_kind(payload, USE_JOURNAL):
+        begin_us, end_us = use.slot * SLOT_NS // 1000, (use.slot + 1) * SLOT_NS // 1000
+        row = rows.get((use.start_ns, use.pid, use.dev))
         if row is None:
-            look.comm(tgid, start_ns)  # the process gets its row in `processes`
-            row = rows[start_ns, tgid, dev] = {
+            look.comm(use.pid, use.start_ns)  # the process gets its row in `processes`
+            row = rows[use.start_ns, use.pid, use.dev] = {
                 "ts": ts_us,
-                "device": look.device(dev),
-                "pid": tgid,
-                "start_us": start_ns // 1000,
+                "device": look.device(use.dev),
+                "pid": use.pid,
+                "start_us": use.start_ns // 1000,
                 "begin_mono_us": begin_us,
                 "end_mono_us": end_us,
                 "handles": 0,
@@ -61,17 +85,17 @@ def journal_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
             }
         row["begin_mono_us"] = min(row["begin_mono_us"], begin_us)
         row["end_mono_us"] = max(row["end_mono_us"], end_us)
-        row["handles"] += handles
-        row["blocks"] += blocks
+        row["handles"] += use.times
+        row["blocks"] += use.amount
     return list(rows.values())
 
 
 def memory_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
     """Return the rows of memory of a USES frame. Raises BadFrame."""
     slots: defaultdict[int, dict[tuple[int, int], int]] = defaultdict(dict)
-    for slot, start_ns, tgid, _, _, pages, _ in _of_kind(payload, USE_MEMORY):
+    for use in _of_kind(payload, USE_MEMORY):
         # What is given back may have been taken in a slot before.
-        slots[slot][tgid, start_ns] = ctypes.c_int64(pages).value
+        slots[use.slot][use.pid, use.start_ns] = ctypes.c_int64(use.amount).value
     return [row for slot, taken in slots.items() for row in _taken(slot, taken, ts_us, look)]
 
 
@@ -94,22 +118,22 @@ def _taken(
         yield nobody | times | {"taken_bytes": together * _PAGE_BYTES}
 
 
-def _of_kind(payload: bytes, wanted: int) -> Iterator[tuple[int, ...]]:
-    """Yield (slot, start_ns, pid, dev, count, sum, longest) of one kind of use."""
-    for slot, start_ns, tgid, _, dev, kind, *used in tuples(payload, _USES):
-        if kind == wanted:
-            yield slot, start_ns, tgid, dev, *used
+def _of_kind(payload: bytes, *wanted: int) -> Iterator[_Use]:
+    for slot, start_ns, pid, _, client, dev, kind, *used, _ in tuples(payload, _USES):
+        if kind in wanted:
+            yield _Use(slot, start_ns, pid, client, dev, kind, *used)
 
 
-def _row(slot: int, dev: int, used: tuple[int, int, int], ts_us: int, look: Lookups) -> Row:
-    count, busy_ns, longest_ns = used
-    end_ns = (slot + 1) * SLOT_NS
+def _disk_row(use: _Use, ts_us: int, look: Lookups) -> Row:
+    end_ns = (use.slot + 1) * SLOT_NS
     return {
         "ts": ts_us,
-        "disk": look.disk(dev),
+        "disk": look.disk(use.dev),
+        "client": address(use.client),
+        "write": use.kind == USE_DISK_WRITE,
         # A request that completed in the slot may have had the disk since long before.
-        "begin_mono_us": max(0, end_ns - SLOT_NS - longest_ns) // 1000,
+        "begin_mono_us": max(0, end_ns - SLOT_NS - use.longest) // 1000,
         "end_mono_us": end_ns // 1000,
-        "requests": count,
-        "busy_us": busy_ns // 1000,
+        "requests": use.times,
+        "busy_us": use.amount // 1000,
     }

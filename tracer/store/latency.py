@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 import pyarrow as pa
 
-from tracer.model import LatencyRow, ProcessKey, Recorded, Side, Syncs
+from tracer.model import LatencyRow, ProcessKey, Recorded, Side, Syncs, Transfer
 from tracer.store.arrow import pc
 from tracer.store.footer import Footer
+
+# What carries data to a server, and from it.
+_WRITES: Final = ("WRITE",)
+_READS: Final = ("READ", "READ_PLUS")
 
 Keys: TypeAlias = Callable[[int | None, int | None], ProcessKey | None]
 """(pid, start_us) -> the process."""
@@ -76,6 +80,26 @@ def syncs(table: pa.Table, footer: Footer, keys: Keys) -> list[Syncs]:
         Syncs(process, row["mount"], *times[ts], row["count_sum"])
         for ts, row in zip(_epochs(sums), sums.drop_columns("ts").to_pylist(), strict=True)
         if ts in times and (process := keys(row["pid"], row["pid_start_us"])) is not None
+    ]
+
+
+def transfers(table: pa.Table, footer: Footer, keys: Keys) -> list[Transfer]:
+    """Return what processes of a client wrote and read, by interval."""
+    mine = pc.and_(pc.equal(table["side"], "client"), pc.equal(table["layer"], "rpc"))
+    moves = pc.is_in(table["op"], value_set=pa.array([*_WRITES, *_READS]))
+    names = ["ts", "pid", "pid_start_us", "peer", "op"]
+    sums = table.filter(pc.and_(mine, moves)).group_by(names).aggregate([("rpc_bytes", "sum")])
+    times = _times(sums, footer)
+    return [
+        Transfer(
+            keys(row["pid"], row["pid_start_us"]),
+            row["peer"],
+            row["op"] in _WRITES,
+            *times[ts],
+            row["rpc_bytes_sum"],
+        )
+        for ts, row in zip(_epochs(sums), sums.drop_columns("ts").to_pylist(), strict=True)
+        if ts in times and row["rpc_bytes_sum"]
     ]
 
 

@@ -117,6 +117,7 @@ def _host_capture(segments: Sequence[Segment], recording: set[str]) -> HostCaptu
         latency=latency.histograms(tables["latency"]),
         recorded=latency.recorded(tables["latency"]),
         syncs=latency.syncs(tables["latency"], last[-1], keys),
+        transfers=latency.transfers(tables["latency"], last[-1], keys),
         answered=latency.answered(tables["latency"], last[-1]),
         counts=_counts(tables["counts"]),
         samples=[Sample(_time(r[0]), *r[1:]) for r in _rows(tables["samples"])],
