@@ -96,7 +96,7 @@ static __always_inline u32 disk_of(u64 request)
 
 int on_block_rq_complete(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 request = ctx->args[0], now = bpf_ktime_get_ns(), since, bio, *done;
+	u64 request = ctx->args[0], now = bpf_ktime_get_ns(), made, since, bio, *done;
 	struct use_key key = {
 		.slot = now >> USE_SLOT_SHIFT,
 		.dev = disk_of(request),
@@ -107,7 +107,7 @@ int on_block_rq_complete(struct bpf_raw_tracepoint_args *ctx)
 	if (!key.dev)
 		return 0;
 	/* It began when it was made, or when the disk was done with the one before. */
-	since = read_u64(request + OFF_request__start_time_ns);
+	since = made = read_u64(request + OFF_request__start_time_ns);
 	done = disk_done.lookup(&key.dev);
 	if (done && *done > since)
 		since = *done;
@@ -121,6 +121,6 @@ int on_block_rq_complete(struct bpf_raw_tracepoint_args *ctx)
 	key.proc = user->proc;
 	__builtin_memcpy(key.client, user->client, sizeof(key.client));
 	bios.delete(&bio);
-	add_use(&key, now - since);
+	add_use(&key, now - since, now - made);
 	return 0;
 }

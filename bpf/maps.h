@@ -117,18 +117,6 @@ static __always_inline void add_to(struct latency_val *val, u64 ns)
 		val->max_ns = ns;
 }
 
-/* One more of ns, in a map of latency_val; ``full`` counts what it has no room for. */
-static __always_inline void add_time(void *map, void *key, u64 ns, u32 full)
-{
-	struct latency_val *val, zeros = {};
-
-	val = value_of(map, key, &zeros);
-	if (val)
-		add_to(val, ns);
-	else
-		count_loss(full);
-}
-
 static __always_inline void count(struct count_key *key)
 {
 	u32 zero = 0;

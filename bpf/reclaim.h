@@ -139,7 +139,7 @@ int on_mm_page_alloc(struct bpf_raw_tracepoint_args *ctx)
 		proc_of(task, &key.proc);
 		note_current(&key.proc);
 	}
-	add_use(&key, pages);
+	add_use(&key, pages, 0);
 	return 0;
 }
 

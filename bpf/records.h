@@ -207,7 +207,7 @@ struct latency_val {
 	u64 count;
 	u64 sum_ns;
 	u64 max_ns;
-	u64 bytes; /* sent and received by RPCs; of all else 0 */
+	u64 more; /* RPCs: bytes sent and received; use of a disk: how long requests took, in ns */
 };
 
 /* By a hash of the key: shorter to look up than itself. */

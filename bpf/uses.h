@@ -8,13 +8,22 @@ BPF_HASH(uses0, struct use_key, struct latency_val, MAX_USES);
 BPF_HASH(uses1, struct use_key, struct latency_val, MAX_USES);
 BPF_ARRAY_OF_MAPS(uses, "uses0", 1);
 
-static __always_inline void add_use(struct use_key *key, u64 amount)
+static __always_inline void add_use(struct use_key *key, u64 amount, u64 more)
 {
+	struct latency_val *val, zeros = {};
 	u32 zero = 0;
 	void *map = uses.lookup(&zero);
 
-	if (map)
-		add_time(map, key, amount, LOSS_USES_FULL);
+	if (!map)
+		return;
+	val = value_of(map, key, &zeros);
+	if (!val) {
+		count_loss(LOSS_USES_FULL);
+		return;
+	}
+	add_to(val, amount);
+	if (more)
+		__sync_fetch_and_add(&val->more, more);
 }
 
 /* A process has ended a change of a filesystem: so many blocks more are to be committed. */
@@ -31,6 +40,6 @@ int on_jbd2_handle_stats(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	proc_of(current_task(), &key.proc);
 	note_current(&key.proc);
-	add_use(&key, blocks);
+	add_use(&key, blocks, 0);
 	return 0;
 }

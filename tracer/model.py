@@ -170,6 +170,7 @@ class DiskUse:
     busy_us: int
     client: str | None = None
     write: bool | None = None
+    queued_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

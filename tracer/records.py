@@ -244,7 +244,7 @@ class LatencyKey(ctypes.Structure):
 class LatencyVal(ctypes.Structure):
     """Value of the histogram maps."""
 
-    _fields_ = [("count", _u64), ("sum_ns", _u64), ("max_ns", _u64), ("bytes", _u64)]
+    _fields_ = [("count", _u64), ("sum_ns", _u64), ("max_ns", _u64), ("more", _u64)]
 
 
 class LatencyRec(ctypes.Structure):

@@ -332,6 +332,7 @@ DISK_USE = Table(
         _c("end_mono_us", "int64", "to here", "73187109"),
         _c("requests", "int64", "how many were completed", "12"),
         _c("busy_us", "int64", "time they had the disk", "61000"),
+        _n("queued_us", "int64", "how long they took since they were made, added up", "301000"),
     ),
 )
 

@@ -25,8 +25,8 @@ from conftest import run_lab
 def test_scenario_is_scored_right(scenario: str, tmp_path: Path) -> None:
     done = run_lab("score", scenario, "--out", tmp_path)
     (row,) = json.loads((tmp_path / "score.json").read_text())["rows"]
-    # Guests on a host with more to do wait for their CPUs, too: then the share is less, and
-    # nothing else.
+    # Guests on a host with more to do wait for their CPUs, too, which shows as CPU time that
+    # nobody had: then the share is less, and nothing else.
     assert all(note.startswith("min_share: ") for note in row["notes"]), done.stdout + done.stderr
-    assert row["grade"] in ("right", "off")
-    assert row["share"] is None or row["share"] >= 0.5
+    assert row["grade"] in ("right", "off"), row
+    assert row["share"] is None or row["share"] >= 1 / 3, row

@@ -419,6 +419,13 @@ class TestLocks:
         named = [c.culprit.process for c in Ledger([capture]).bill(0, op) if c.culprit]
         assert named == [self.OTHER]
 
+    def test_a_thread_of_nfsd_at_work_under_a_lock_is_not_named(self):
+        known = processes(Process(self.OTHER, comm="nfsd", kthread=True))
+        op = served(10, 14, wait(10, 13, LOCK_WAIT, waker=self.OTHER, waker_stack=UNLOCK))
+        capture = server([op], processes=known)
+        assert causes([capture], op) == {"lock": 3, "running": 1}
+        assert not any(charge.culprit for charge in Ledger([capture]).bill(0, op))
+
     @pytest.mark.parametrize("stack", [INTERRUPT, ("try_to_wake_up", "kick_pool"), ()])
     def test_a_waker_that_released_nothing_is_not_named(self, stack):
         op = served(10, 14, wait(10, 13, LOCK_WAIT, waker=self.OTHER, waker_stack=stack))

@@ -31,8 +31,13 @@ COPY = ProcessKey(700, 5_000_000)
 OTHER = "10.9.0.3"
 # The monotonic clocks of all hosts are 0 at START.
 CLOCK = {"wall_minus_mono_us": round(START.timestamp() * 1e6)}
-CROWDED = {"busy_percent": 100.0, "await_ms": 900.0, "queue_length": 40.0}
-QUICK = {"busy_percent": 10.0, "await_ms": 2.0, "queue_length": 0.2}
+CROWDED = {
+    "busy_percent": 100.0,
+    "await_ms": 900.0,
+    "queue_length": 40.0,
+    "write_bytes_per_s": 8e6,
+}
+QUICK = {"busy_percent": 10.0, "await_ms": 2.0, "queue_length": 0.2, "read_bytes_per_s": 4e4}
 
 
 def disk(*seconds: dict[str, float]) -> list[Sample]:
@@ -48,8 +53,11 @@ def wrote(process: ProcessKey | None, moved: int, write: bool = True) -> Transfe
     return Transfer(process, SERVER, write, us(10), us(20), moved)
 
 
-def for_client(address: str = CLIENT, busy: float = 9.0, write: bool = True) -> DiskUse:
-    return DiskUse(None, "vdb", us(10), us(20), 90, us(busy), address, write)
+def for_client(address: str | None = CLIENT, queued: float = 90, write: bool = True) -> DiskUse:
+    return DiskUse(None, "vdb", us(10), us(20), 90, us(9), address, write, us(queued))
+
+
+OTHERS = replace(for_client(None, queued=10), busy_us=us(0.1))
 
 
 def slow_read(number: int = 7, peer: str = CLIENT) -> Operation:
@@ -61,7 +69,7 @@ def slow_read(number: int = 7, peer: str = CLIENT) -> Operation:
 def scene(*uses: DiskUse, figures: tuple[dict[str, float], ...] = (QUICK, CROWDED), **of: Any):
     """Redis waits for a read, and copyd for what it has written: both captures."""
     ops = of.pop("ops", [slow_read(), slow_read(8)])
-    there = server(ops, disk_use=uses, samples=disk(*figures), **CLOCK)
+    there = server(ops, disk_use=[*uses, OTHERS], samples=disk(*figures), **CLOCK)
     parent = call(12, 14, op="read")
     asked = rpc(12, 14, xid=7, op="READ", parent_id=parent.op_id)
     written = rpc(12, 14, xid=8, process=None, writer=COPY, comm=None)
@@ -125,7 +133,9 @@ def test_of_a_client_whose_processes_cannot_be_told_apart_nobody_is(
         # Never quick: it may be slow itself.
         (CROWDED, CROWDED),
         # A few requests are no crowd, however long they take.
-        (QUICK, CROWDED | {"queue_length": 4.0}),
+        (QUICK, CROWDED | {"queue_length": 3.0}),
+        # It does less than it did when it was quick.
+        (QUICK | {"read_bytes_per_s": 5e6}, CROWDED | {"write_bytes_per_s": 1e6}),
     ],
 )
 def test_a_disk_that_is_slow_itself_is_named(figures: tuple[dict[str, float], ...]) -> None:
@@ -133,7 +143,7 @@ def test_a_disk_that_is_slow_itself_is_named(figures: tuple[dict[str, float], ..
 
 
 def test_nobody_who_had_less_than_half_of_the_disk() -> None:
-    some = for_client(busy=4.0), for_client(OTHER, busy=4.0), for_client(busy=1.0, write=False)
+    some = for_client(queued=40), for_client(OTHER, queued=40), for_client(queued=9, write=False)
     assert first(*scene(*some)) == ("vdb", "disk", "server")
 
 
@@ -157,4 +167,4 @@ def test_who_reads_is_told_by_what_it_read() -> None:
 def test_who_waits_only_for_himself_is_no_culprit() -> None:
     analysis = analyse(scene(for_client(), ops=[slow_read(8)]))
     assert analysis.verdict.clear
-    assert charged(analysis, None)["disk", None] == us(2)
+    assert charged(analysis, None) == {("disk", None): us(2)}

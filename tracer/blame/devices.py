@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,8 +20,10 @@ _BUSY: Final = 0.9
 # A volume has all that is asked of the disk below it; the disk is as busy if it is the slow one.
 _AS_BUSY: Final = 0.5
 # So many requests at once lie one behind the other, and so many do not.
-_MANY: Final = 8.0
+_MANY: Final = 4.0
 _FEW: Final = 2.0
+# A disk that is asked too much moves this part at least of what it does while it is quick.
+_AS_MUCH: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class _Interval:
     busy: float
     await_us: float
     queue: float
+    bytes_per_s: float
     suspended: bool
 
 
@@ -56,20 +59,25 @@ class Devices:
             return None
         if disk is None or disk == volume:
             return volume
-        lower, upper = (self._busy(one, start, end) for one in (disk, volume))
+        lower, upper = (
+            self._average(device, start, end, lambda one: one.busy) for device in (disk, volume)
+        )
         return disk if lower >= upper * _AS_BUSY else volume
 
     def is_crowded(self, disk: str, start: int, end: int) -> bool:
-        """Return whether a disk that is quick with few requests had many at once."""
-        queued = known = 0.0
-        for one, part in self._during(disk, start, end):
-            overlap = part * (one.end_mono_us - one.begin_mono_us)
-            queued += one.queue * overlap
-            known += overlap
-        if not known or queued / known < _MANY:
+        """Return whether a disk that is quick with few requests had many at once.
+
+        And did much: one that does less than when it was quick is slow itself, or is held back.
+        """
+        if self._average(disk, start, end, lambda one: one.queue) < _MANY:
             return False
-        rows = self._intervals[disk].rows
-        return any(0 < one.await_us < _SLOW_US and one.queue < _FEW for one in rows)
+        quick = [
+            one.bytes_per_s
+            for one in self._intervals[disk].rows
+            if 0 < one.await_us < _SLOW_US and one.queue < _FEW
+        ]
+        moved = self._average(disk, start, end, lambda one: one.bytes_per_s)
+        return bool(quick) and moved >= _AS_MUCH * max(quick)
 
     def suspended(self, volume: str | None, span: Span) -> float:
         """Return for which part of a wait a volume let no I/O through, by the looks in it.
@@ -98,17 +106,19 @@ class Devices:
         slowest = max((one.await_us for one, _ in seen), default=0.0)
         return (
             slowest > max(wait_us * _PART_OF_WAIT, _SLOW_US)
-            or self._busy(device, start, end) >= _BUSY
+            or self._average(device, start, end, lambda one: one.busy) >= _BUSY
         )
 
-    def _busy(self, device: str, start: int, end: int) -> float:
-        """Return how busy a device was on average, 0 if that is not known."""
-        busy = known = 0.0
+    def _average(
+        self, device: str, start: int, end: int, figure: Callable[[_Interval], float]
+    ) -> float:
+        """Return a figure's average, 0 if it is not known."""
+        total = known = 0.0
         for one, part in self._during(device, start, end):
             overlap = part * (one.end_mono_us - one.begin_mono_us)
-            busy += one.busy * overlap
+            total += figure(one) * overlap
             known += overlap
-        return busy / known if known else 0.0
+        return total / known if known else 0.0
 
     def _during(self, device: str, start: int, end: int) -> Iterator[tuple[_Interval, float]]:
         if device in self._intervals:
@@ -137,5 +147,6 @@ def _intervals(capture: HostCapture, samples: Sequence[Sample]) -> Iterator[_Int
         await_us = figures.get("await_ms", 0.0) * 1000
         busy = figures.get("busy_percent", 0.0) / 100
         queue = figures.get("queue_length", 0.0)
-        yield _Interval(begin, end, busy, await_us, queue, "suspended" in figures)
+        moved = sum(figures.get(f"{way}_bytes_per_s", 0.0) for way in ("read", "write"))
+        yield _Interval(begin, end, busy, await_us, queue, moved, "suspended" in figures)
         begin = end

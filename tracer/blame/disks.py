@@ -56,14 +56,18 @@ class DiskUsers:
         return {process: us / whole for process, us in busy_us.items()}
 
     def for_clients(self, disk: str, start: int, end: int) -> dict[Work, float]:
-        """Return which part of ``start``..``end`` the disk did what which client had asked for."""
-        if disk not in self._asked or end <= start:
-            return {}
-        busy_us: defaultdict[Work, float] = defaultdict(float)
-        for use, part in self._asked[disk].during(start, end):
-            busy_us[Work(use.client or "", bool(use.write))] += use.busy_us * part
-        whole = max(end - start, sum(busy_us.values()))
-        return {work: us / whole for work, us in busy_us.items()}
+        """Return which part of a disk's queue what which client had asked for was.
+
+        Not of its time: a disk whose bandwidth is limited has the next request, be it ever so
+        small, wait for what one before it moved.
+        """
+        queued_us: defaultdict[Work | None, float] = defaultdict(float)
+        for uses in (self._uses, self._asked):
+            for use, part in uses[disk].during(start, end) if disk in uses else ():
+                work = Work(use.client, bool(use.write)) if use.client else None
+                queued_us[work] += (use.queued_us or 0) * part
+        whole = sum(queued_us.values())
+        return {work: us / whole for work, us in queued_us.items() if work and whole}
 
     def main_disk(self, process: ProcessKey | None, start: int, end: int) -> str | None:
         """Return the disk that did most of what disks did for a process, None if none did.

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Final, NamedTuple, TypeVar
 
 from tracer.blame.answers import Answers
+from tracer.blame.charge import Culprit
 from tracer.blame.culprits import Suspects
 from tracer.blame.intervals import Span, served_from, spans, taking_up, wall_us
 from tracer.blame.join import is_loopback
@@ -121,6 +122,12 @@ class Host:
     def peers(self) -> Peers:
         """Return whom processes of the host are connected to on it."""
         return Peers(self.capture.holders)
+
+    def is_nfsd(self, culprit: Culprit | None) -> bool:
+        """Return whether a culprit is one of this server's threads."""
+        process = culprit.process if culprit else None
+        row = self.capture.processes.get(process) if process else None
+        return row is not None and row.is_nfsd
 
     def children(self, call: Operation) -> Sequence[Operation]:
         """Return the RPCs submitted in a VFS call."""

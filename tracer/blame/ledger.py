@@ -265,7 +265,7 @@ class Ledger:
             return self._parts[id(op)]
         if id(op) in self._open or len(self._open) >= _MAX_DEPTH:
             # A loop of locks, or a chain longer than anyone reads: it ends here.
-            return [(span, {self._finding(host, op, span).charge: 1.0}) for span in spans(op)]
+            return [(span, {self.direct(host, op, span): 1.0}) for span in spans(op)]
         self._open.add(id(op))
         parts = [(span, self._wait_mix(host, op, span)) for span in spans(op)]
         self._open.discard(id(op))
@@ -289,6 +289,9 @@ class Ledger:
         finding = self._finding(host, op, span)
         if finding.wait_class == "frozen" and finding.culprit is None:
             return charge_to("frozen", self._frozen(host, op, span))
+        if finding.wait_class == "lock" and self.hosts[host].is_nfsd(finding.culprit):
+            # A server's thread at work under a lock is the load itself: nobody to name.
+            return Charge("lock")
         if finding.wait_class != "reclaim":
             return finding.charge
         memory = self.hosts[host].memory
@@ -412,12 +415,11 @@ class Ledger:
         direct = charge_to("lock", holder)
         held_by = self.hosts[host].operation_at(holder.process, span.end, op)
         if held_by is None:
-            return self._chains.behind(host, span, direct)
+            return self._chains.behind(host, span, self.direct(host, op, span))
         start = max(span.start, served_from(held_by))
         end = min(span.end, held_by.end_mono_us)
         if end <= start:
             return {direct: 1.0}
-        # A server's thread at work under a lock is the load itself: nobody to name.
         working = Charge("lock", None, direct.chain) if held_by.side == "server" else direct
         mix: Mix = {}
         for charge, weight in self.window(host, held_by, start, end).items():

@@ -22,7 +22,7 @@ from tracer.model import Operation, ProcessKey, Transfer
 if TYPE_CHECKING:
     from tracer.blame.ledger import Ledger
 
-# Who did less than this part of it is not whom the others wait for.
+# Who had less than this part of it is not whom the others wait for.
 _MOST: Final = 0.5
 
 # What is written goes to the disk so much later at most, dirty_expire_centisecs; what is read
@@ -43,8 +43,8 @@ class Load:
     ) -> Mix:
         """Return what a wait for a disk went to, of what it did for clients: parts of 1.
 
-        ``work``: which part of the wait the disk worked for whom. What it does for whoever waits
-        is nobody's, unless it is in others' way as well, see own.py.
+        ``work``: of whom which part of its queue was. What it does for whoever waits is nobody's,
+        unless it is in others' way as well, see own.py.
         """
         for_whom, part = max(work.items(), key=lambda one: one[1], default=(None, 0.0))
         if for_whom is None or part < _MOST:

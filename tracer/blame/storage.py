@@ -29,7 +29,7 @@ _ALONE: Final = 0.1
 _OF_USERS: Final = frozenset({"on_block_bio_queue", "on_block_rq_complete"})
 
 Asked: TypeAlias = Callable[[str, Mapping[Work, float]], Mix]
-"""(disk, part of a wait it worked for whom) -> what of that went to whom, see load.py."""
+"""(disk, part of its queue that was of whom) -> what of a wait went to whom, see load.py."""
 
 
 class Storage:

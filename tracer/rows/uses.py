@@ -40,6 +40,7 @@ class _Use(NamedTuple):
     times: int
     amount: int
     longest: int
+    queued: int
 
 
 def disk_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
@@ -59,6 +60,7 @@ def disk_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
             times=sum(use.times for use in uses),
             amount=sum(use.amount for use in uses),
             longest=max(use.longest for use in uses),
+            queued=sum(use.queued for use in uses),
         )
         if whole.amount >= _LEAST_NS:
             rows.append({"pid": None, "start_us": None} | _disk_row(whole, ts_us, look))
@@ -119,7 +121,7 @@ def _taken(
 
 
 def _of_kind(payload: bytes, *wanted: int) -> Iterator[_Use]:
-    for slot, start_ns, pid, _, client, dev, kind, *used, _ in tuples(payload, _USES):
+    for slot, start_ns, pid, _, client, dev, kind, *used in tuples(payload, _USES):
         if kind in wanted:
             yield _Use(slot, start_ns, pid, client, dev, kind, *used)
 
@@ -136,4 +138,5 @@ def _disk_row(use: _Use, ts_us: int, look: Lookups) -> Row:
         "end_mono_us": end_ns // 1000,
         "requests": use.times,
         "busy_us": use.amount // 1000,
+        "queued_us": use.queued // 1000,
     }
