@@ -53,7 +53,7 @@ static __always_inline struct listener_rec *current_listener(u64 file)
 	struct proc_id id = {};
 
 	proc_of(current_task(), &id);
-	if (rec && rec->proc.tgid == id.tgid && rec->proc.start_ns == id.start_ns)
+	if (rec && is_process(&rec->proc, &id))
 		return rec;
 	note_current(&id);
 	first.proc = id;
