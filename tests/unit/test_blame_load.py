@@ -142,6 +142,12 @@ def test_a_disk_that_is_slow_itself_is_named(figures: tuple[dict[str, float], ..
     assert first(*scene(for_client(), figures=figures)) == ("vdb", "disk", "server")
 
 
+def test_what_a_disk_does_for_a_moment_is_not_what_it_can() -> None:
+    burst = QUICK | {"write_bytes_per_s": 80e6}
+    figures = (QUICK, CROWDED, QUICK, burst)
+    assert first(*scene(for_client(), figures=figures)) == ("copyd", "disk", "client")
+
+
 def test_nobody_who_had_less_than_half_of_the_disk() -> None:
     some = for_client(queued=40), for_client(OTHER, queued=40), for_client(queued=9, write=False)
     assert first(*scene(*some)) == ("vdb", "disk", "server")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Final
 
 from tracer.blame.intervals import Span
@@ -22,7 +23,8 @@ _AS_BUSY: Final = 0.5
 # So many requests at once lie one behind the other, and so many do not.
 _MANY: Final = 4.0
 _FEW: Final = 2.0
-# A disk that is asked too much moves this part at least of what it does while it is quick.
+# A disk that is asked too much moves this part at least of what it mostly moves while it is
+# quick.
 _AS_MUCH: Final = 0.5
 
 
@@ -67,7 +69,8 @@ class Devices:
     def is_crowded(self, disk: str, start: int, end: int) -> bool:
         """Return whether a disk that is quick with few requests had many at once.
 
-        And did much: one that does less than when it was quick is slow itself, or is held back.
+        And did much: one that does less than it mostly does while it is quick is slow itself. For
+        a moment a disk may do far more than for long.
         """
         if self._average(disk, start, end, lambda one: one.queue) < _MANY:
             return False
@@ -77,7 +80,7 @@ class Devices:
             if 0 < one.await_us < _SLOW_US and one.queue < _FEW
         ]
         moved = self._average(disk, start, end, lambda one: one.bytes_per_s)
-        return bool(quick) and moved >= _AS_MUCH * max(quick)
+        return bool(quick) and moved >= _AS_MUCH * median(quick)
 
     def suspended(self, volume: str | None, span: Span) -> float:
         """Return for which part of a wait a volume let no I/O through, by the looks in it.
