@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 from typing import Final
 
@@ -72,15 +73,24 @@ class Devices:
         And did much: one that does less than it mostly does while it is quick is slow itself. For
         a moment a disk may do far more than for long.
         """
-        if self._average(disk, start, end, lambda one: one.queue) < _MANY:
+        mostly = self._moves_while_quick.get(disk)
+        if mostly is None or self._average(disk, start, end, lambda one: one.queue) < _MANY:
             return False
-        quick = [
-            one.bytes_per_s
-            for one in self._intervals[disk].rows
-            if 0 < one.await_us < _SLOW_US and one.queue < _FEW
-        ]
         moved = self._average(disk, start, end, lambda one: one.bytes_per_s)
-        return bool(quick) and moved >= _AS_MUCH * median(quick)
+        return moved >= _AS_MUCH * mostly
+
+    @cached_property
+    def _moves_while_quick(self) -> dict[str, float]:
+        """Return the bytes a second that each device mostly moves while it is quick, if it is."""
+        quick = {
+            name: [
+                one.bytes_per_s
+                for one in timeline.rows
+                if 0 < one.await_us < _SLOW_US and one.queue < _FEW
+            ]
+            for name, timeline in self._intervals.items()
+        }
+        return {name: median(moved) for name, moved in quick.items() if moved}
 
     def suspended(self, volume: str | None, span: Span) -> float:
         """Return for which part of a wait a volume let no I/O through, by the looks in it.
