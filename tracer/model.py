@@ -151,7 +151,7 @@ class Holder:
     """A process that holds what others wait for, see schema.HOLDERS."""
 
     process: ProcessKey
-    kind: Literal["frozen", "channel", "queue", "program", "peer", "only-peer"]
+    kind: Literal["frozen", "channel", "queue", "program", "peer", "only-peer", "lease"]
     what: str | None = None
     mount: str | None = None
     since_mono_us: int | None = None

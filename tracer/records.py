@@ -24,7 +24,15 @@ WAIT_KINDS: Final = {
     7: "limited",
 }
 
-HOLDS: Final = {1: "frozen", 2: "channel", 3: "queue", 4: "program", 5: "peer", 6: "only-peer"}
+HOLDS: Final = {
+    1: "frozen",
+    2: "channel",
+    3: "queue",
+    4: "program",
+    5: "peer",
+    6: "only-peer",
+    7: "lease",
+}
 
 WAIT_BLOCKED: Final = 1
 WAIT_RUNNABLE: Final = 2

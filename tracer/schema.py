@@ -286,15 +286,16 @@ HOLDERS = Table(
     "holders",
     "Processes that others have to wait for by what they hold: who froze a filesystem, who "
     "answers the kernel's questions to a daemon or on a packet, whose BPF program ran, who is at "
-    "the other end of a connection. The last "
-    "row of a process and since is valid.",
+    "the other end of a connection, who did not give up a lease that nfsd asked for. The last row "
+    "of a process and since is valid.",
     (
         _TS,
         _c(
             "kind",
             "string",
             "frozen (filesystem), channel (to a daemon), queue (NFQUEUE), program (BPF), peer (of "
-            "another process, by TCP) or only-peer (that has connections to it alone)",
+            "another process, by TCP), only-peer (that has connections to it alone) or lease (on a "
+            "file)",
             "frozen",
         ),
         _n(

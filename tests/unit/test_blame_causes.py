@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from blame_cases import (
+    AGENT,
     CLIENT,
     IO_WAIT,
     QAXSAFED,
@@ -693,6 +694,24 @@ class TestAskedToWait:
     def test_because_another_client_holds_a_delegation(self):
         analysis = analyse(self.captures(-10008, "10.9.0.3"))
         assert named(analysis) == [("host", "10.9.0.3", "delegation")]
+
+    @pytest.mark.parametrize(
+        ("holders", "recalls", "found"),
+        [
+            ([REDIS], [], [("process", "smbd", "delay")]),
+            # One of them it was, but not which.
+            ([REDIS, AGENT], [], []),
+            ([REDIS], ["10.9.0.3"], []),
+        ],
+    )
+    def test_because_a_process_of_the_server_keeps_a_lease(self, holders, recalls, found):
+        there, here = self.captures(-10008, *recalls)
+        smbd = Process(REDIS, comm="smbd", exe="/usr/sbin/smbd")
+        known = processes(smbd, Process(AGENT, comm="qaxsafed", exe="/opt/qaxsafed"))
+        leases = [Holder(key, "lease") for key in holders]
+        analysis = analyse([replace(there, holders=leases, processes=known), here])
+        assert named(analysis) == found
+        assert analysis.causes["delay"] == us(4)
 
     @pytest.mark.parametrize("recalls", [(), ("10.9.0.3", "10.9.0.4")])
     def test_which_client_is_not_guessed(self, recalls):

@@ -165,9 +165,11 @@ ABOUT: Final[Mapping[str, About]] = {
     "delay": About(
         "the server asked to try again later, or has to be told the client's state again",
         "thread sleeps in nfs4_delay, in the NFSv3 jukebox wait or in nfs4_wait_clnt_recover, or "
-        "an RPC that was refused waits to be sent again",
-        "why the server asked",
-        "look at the server's side of the same operations",
+        "an RPC that was refused waits to be sent again; which process of the server does not give "
+        "up a lease on a file, by its /proc/locks",
+        "why else the server asked",
+        "look at the server's side of the same operations; if Samba shares the files, at its "
+        "oplocks",
     ),
     "threads": About(
         "every nfsd thread was at work, or there was none to take the request up",

@@ -13,6 +13,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from tracer.blame.causes import OF_STORAGE, Cause
@@ -94,6 +95,13 @@ class Suspects:
         """Return a process of this host as a culprit."""
         name = name_of(self._capture, key)
         return Culprit("process", name, self._capture.host, key)
+
+    @cached_property
+    def leaseholder(self) -> Culprit | None:
+        """Return the one program that did not give up a lease that nfsd asked for."""
+        rows = (row.process for row in self._capture.holders if row.kind == "lease")
+        key = self._one_program(rows)
+        return self.process(key) if key else None
 
     def is_own(self, op: Operation, culprit: Culprit | None) -> bool:
         """Return whether a culprit is the process of an operation, or another of its program."""

@@ -369,10 +369,13 @@ class Ledger:
         restarted = server is not None and nfsd_restarted(self.hosts[server].capture)
         if NFS4ERR_GRACE in said or (said & _FORGOTTEN and restarted):
             return in_grace(address)
-        recalled_from = None if server is None else self._recalled_from(server)
-        if said & _ASKED_TO_WAIT and server is not None and recalled_from is not None:
+        if not said & _ASKED_TO_WAIT or server is None:
+            return Charge("delay")
+        recalled_from = self._recalled_from(server)
+        leaseholder = self.hosts[server].suspects.leaseholder
+        if recalled_from is not None and leaseholder is None:
             return charge_to("delegation", self.client(server, recalled_from))
-        return Charge("delay")
+        return charge_to("delay", leaseholder if recalled_from is None else None)
 
     def _in_the_way(self, host: int, op: Operation) -> Charge:
         """Return the charge for a byte-range lock that a client's call did not get.

@@ -39,6 +39,7 @@ _DID: Final[Mapping[str, str]] = {
     "throttle": "it was used up",
     "grace": "it had been restarted, and clients had to tell it their state again",
     "delegation": "it had not given back its delegations",
+    "delay": "it did not give up its leases on the files",
     "module": "its code was in their way",
     "bpf": "its code ran in their way",
 }

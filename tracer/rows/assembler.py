@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from tracer import wire
 from tracer.losses import BAD_FRAME
+from tracer.nfs_status import NFS4ERR_DELAY
 from tracer.owners import owner_of
 from tracer.procfs import samples
 from tracer.procfs.aside import Aside
@@ -25,6 +26,7 @@ from tracer.procfs.cgroups import Cgroups
 from tracer.procfs.changes import Exports, Reading, Watch
 from tracer.procfs.containers import container_id, pod_uid
 from tracer.procfs.disks import Disks
+from tracer.procfs.leases import Leases
 from tracer.procfs.mounts import NOWHERE, Mounts, Place
 from tracer.procfs.peers import Peers
 from tracer.procfs.processes import Facts, ProcessTable, ProcReader
@@ -152,6 +154,7 @@ class _Memory:
         )
         self.programs = Programs(proc_root, self.aside)
         self.peers = Peers(proc_root, self.aside)
+        self.leases = Leases(proc_root, self.aside)
         self.surroundings = Surroundings(
             root / "var/log", read, self.aside, command_lines=bool(hello.get("command_lines"))
         )
@@ -314,7 +317,11 @@ class _Interval:
         self._add("waits", rows)
 
     def _counts(self, payload: bytes) -> None:
-        self._add("counts", count_rows(payload, self._ts_us, self._memory.look))
+        rows = count_rows(payload, self._ts_us, self._memory.look)
+        self._add("counts", rows)
+        # NFSv3's JUKEBOX has the same number.
+        if any(row["side"] == "server" and row["status"] == NFS4ERR_DELAY for row in rows):
+            self._memory.leases.want()
 
     def _uses(self, payload: bytes) -> None:
         disks = disk_rows(payload, self._ts_us, self._memory.look)
@@ -389,6 +396,8 @@ class _Interval:
         for (asker, asker_ns), (pid, start_ns), only in self._memory.peers.found():
             row = self._holder("only-peer" if only else "peer", pid, start_ns)
             self._add("holders", [row | {"what": f"{asker} {asker_ns // 1000}"}])
+        for pid, start_ns in self._memory.leases.found():
+            self._add("holders", [self._holder("lease", pid, start_ns)])
         for name, text in self._memory.watch.changes():
             action, _, what = text.partition(": ")
             late = action == "loaded" and self._memory.lacks_probes_of(what)
