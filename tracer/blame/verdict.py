@@ -259,7 +259,7 @@ def _direct_us(culprit: Culprit, cause: str, account: Account, direct: Direct | 
         return sum(
             us
             for chain, us in account.chains.items()
-            if len(chain) == (1 if of_host else _LINKS.get(chain[-1].cause, 0))
+            if chain and len(chain) == (1 if of_host else _LINKS.get(chain[-1].cause, 0))
         )
     return direct.total_us if direct else 0
 
