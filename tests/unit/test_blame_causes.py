@@ -713,6 +713,16 @@ class TestAskedToWait:
         assert named(analysis) == found
         assert analysis.causes["delay"] == us(4)
 
+    @pytest.mark.parametrize(
+        ("statuses", "cause"),
+        [((-10008, -2), "delegation"), ((-10008, -10013), "delay"), ((), "delay")],
+    )
+    def test_by_what_all_were_put_off_of_which_no_rpc_was_recorded(self, statuses, cause):
+        there, here = self.captures(None, "10.9.0.3")
+        counts = [Count("client", "status", "OPEN", status, SERVER, 1) for status in statuses]
+        analysis = analyse([there, replace(here, counts=counts)])
+        assert analysis.causes[cause] == us(4)
+
     @pytest.mark.parametrize("recalls", [(), ("10.9.0.3", "10.9.0.4")])
     def test_which_client_is_not_guessed(self, recalls):
         analysis = analyse(self.captures(-10008, *recalls))

@@ -67,6 +67,7 @@ _MAX_PARTS: Final = 12
 # NFS4ERR_STALE_CLIENTID, STALE_STATEID, BADSESSION and DEADSESSION.
 _FORGOTTEN: Final = frozenset({10022, 10023, 10052, 10078})
 _ASKED_TO_WAIT: Final = frozenset({NFS4ERR_DELAY, EJUKEBOX})
+_PUT_OFF: Final = _ASKED_TO_WAIT | _FORGOTTEN | {NFS4ERR_GRACE}
 
 # Stands for blocked time that found no free slot in the record.
 _LOST_WAIT: Final = Wait("blocked", 0, 0, 0, 0)
@@ -338,8 +339,7 @@ class Ledger:
         if finding.wait_class == "lock" and not finding.culprit and asks_for_lock(span.wait.stack):
             return {self._in_the_way(host, op): 1.0}
         if finding.wait_class == "delay":
-            said = {abs(rpc.status) for rpc in self.hosts[host].children(op) if rpc.status}
-            return {self._pause(host, op, said): 1.0}
+            return {self._pause(host, op, self._said(host, op)): 1.0}
         if finding.wait_class == "grace":
             return {in_grace(self.hosts[host].server_address(op)): 1.0}
         if finding.wait_class == "unknown" and not span.wait.stack:
@@ -358,9 +358,24 @@ class Ledger:
     def pause_before(self, host: int, rpc: Operation) -> Charge | None:
         """Return why an RPC that is sent again was not sent at once, None if it was."""
         said = {abs(rpc.status_before or 0)}
-        if not said & (_ASKED_TO_WAIT | _FORGOTTEN | {NFS4ERR_GRACE}):
+        if not said & _PUT_OFF:
             return None
         return self._pause(host, rpc, said)
+
+    def _said(self, host: int, op: Operation) -> set[int]:
+        """Return with which statuses a call was put off.
+
+        Of RPCs that were not recorded one by one, that of all by which any was, if it is one.
+        """
+        here = self.hosts[host]
+        said = {abs(rpc.status) for rpc in here.children(op) if rpc.status}
+        if said & _PUT_OFF:
+            return said
+        counted = (
+            row for row in here.capture.counts if row.kind == "status" and row.side == "client"
+        )
+        others = {abs(row.status) for row in counted if row.status} & _PUT_OFF
+        return others if len(others) == 1 else said
 
     def _pause(self, host: int, op: Operation, said: set[int]) -> Charge:
         """Return why the server asked the client to try again later, as far as it says so."""
