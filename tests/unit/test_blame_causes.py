@@ -712,6 +712,7 @@ class TestAskedToWait:
         analysis = analyse([replace(there, holders=leases, processes=known), here])
         assert named(analysis) == found
         assert analysis.causes["delay"] == us(4)
+        assert [one.direct_us for one in analysis.verdict.culprits] == [us(4) for _ in found]
 
     @pytest.mark.parametrize(
         ("statuses", "cause"),

@@ -58,12 +58,13 @@ _START_IT: Final = "start it again, and see who stopped it (systemctl status nfs
 # A chain with less than this part of what a culprit accounts for does not tell how it did that.
 _LEAST_OF_CHAINS: Final = 0.01
 
-# Links from an operation to who it waits for without waiting to be woken by them: the disk, or
-# the queue, stands between.
+# Links from an operation to who it waits for without waiting to be woken by them: the disk, the
+# queue, or another host, stands between.
 _LINKS: Final[Mapping[str, int]] = {
     "cpu": 1,
     "slot": 1,
     "reclaim": 1,
+    "delay": 1,
     "disk": 2,
     "journal": 2,
     "threads": 2,
