@@ -89,6 +89,10 @@ HOOKS = {
 }
 # A server's thread receives before it knows what; a client's kernel worker, for nobody.
 SOCKET_HOOKS = {"security_socket_sendmsg", "security_socket_recvmsg"}
+# Behind an operation's name: what its RPCs sent and received, and not how many there were.
+BYTES = " bytes"
+# Of an operation in mountstats: how often, transmissions, timeouts, bytes sent and received.
+PER_OP = r"(\w+): (\d+) \d+ \d+ (\d+) (\d+)"
 # Of one mount in mountstats: its server, where it is, and its operations.
 STATS = (
     r"^device (\S+):\S+ mounted on (\S+) with fstype nfs.*?per-op statistics\n"
@@ -113,7 +117,7 @@ NFS4 = """
 
 
 def mountstats(lab: Guests) -> dict[str, Counter[str]]:
-    """How often the client has sent each operation to each address, as the kernel counts.
+    """How often the client has sent each operation to each address, and how many bytes.
 
     Over any of its mounts, since one is not quiet when nobody uses it: it returns delegations
     after a while. Mounts of one superblock have the same counters.
@@ -123,12 +127,14 @@ def mountstats(lab: Guests) -> dict[str, Counter[str]]:
     superblock = {where: device for _, _, device, _, where, *_ in mounts}
     text = lab.exec("client", "cat /proc/self/mountstats").stdout
     counts = {
-        (server, superblock[where]): re.findall(r"(\w+): (\d+)", per_op)
+        (server, superblock[where]): re.findall(PER_OP, per_op)
         for server, where, per_op in re.findall(STATS, text, re.MULTILINE | re.DOTALL)
     }
     sent: dict[str, Counter[str]] = {server: Counter() for server, _ in counts}
     for (server, _), per_op in counts.items():
-        sent[server] += Counter({op: int(count) for op, count in per_op})
+        for op, count, sent_bytes, received_bytes in per_op:
+            sent[server][op] += int(count)
+            sent[server][op + BYTES] += int(sent_bytes) + int(received_bytes)
     return sent
 
 
@@ -147,11 +153,13 @@ def nfsd_stats(lab: Guests) -> dict[str, Counter[str]]:
 
 
 def recorded(capture: Path, side: str, layer: str, peer: str | None = None) -> Counter[str]:
-    """How often we have seen each operation."""
+    """How often we have seen each operation, and a client's RPCs with their bytes."""
     counts = Counter[str]()
     for row in pq.read_table(capture / "latency").to_pylist():
         if (row["side"], row["layer"]) == (side, layer) and peer in (None, row["peer"]):
             counts[row["op"]] += row["count"]
+            if (side, layer) == ("client", "rpc"):
+                counts[row["op"] + BYTES] += row["rpc_bytes"]
     return counts
 
 
@@ -212,11 +220,13 @@ def compare(
             after[0].get(address, Counter()) - before[0].get(address, Counter())
             for after, before in ((done, begun), (last, first))
         )
-        others = BACKGROUND | (BESIDE if vers == "3" else set())
+        others = with_bytes(BACKGROUND | (BESIDE if vers == "3" else set()))
         counted = recorded(tmp_path / client.name, "client", "rpc", address)
-        assert counted.keys() - last[0][address].keys() <= BESIDE | BACKGROUND
+        assert counted.keys() - last[0][address].keys() <= with_bytes(BESIDE | BACKGROUND)
         check(counted, sent, most, last[0][address].keys() - others, missed)
-        asked[vers] = Counter({op: count for op, count in sent.items() if op not in others})
+        asked[vers] = Counter(
+            {op: count for op, count in sent.items() if op not in others and BYTES not in op}
+        )
         if vers == "3":
             assert counted["MOUNT"] == 1 or missed
             locks = {op: counted[op] for op in NLM}
@@ -242,6 +252,11 @@ def compare(
     return asked
 
 
+def with_bytes(ops: Set[str]) -> set[str]:
+    """The operations, and what counts their bytes."""
+    return {*ops, *(op + BYTES for op in ops)}
+
+
 def check(
     counted: Counter[str], least: Counter[str], most: Counter[str], ops: Set[str], missed: int
 ) -> None:
@@ -251,6 +266,9 @@ def check(
     """
     apart = (least - counted) + (counted - most)
     apart = Counter({op: count for op, count in apart.items() if op in ops})
+    if missed:
+        # How many bytes those had nobody knows.
+        apart = Counter({op: count for op, count in apart.items() if BYTES not in op})
     assert all(count <= 2 * missed for count in apart.values()), (apart, missed)
 
 
