@@ -338,8 +338,15 @@ def _advice(culprits: Iterable[Blamed]) -> Iterable[str]:
     for one in culprits:
         if one.cause not in seen and (one.rank == 1 or one.share >= MIN_SHARE):
             seen.add(one.cause)
-            what = _START_IT if one.culprit.name == STOPPED else ABOUT[one.cause].advice
-            yield f"{one.culprit.name}: {what}"
+            yield f"{one.culprit.name}: {_what_to_do(one.culprit, one.cause)}"
+
+
+def _what_to_do(culprit: Culprit, cause: Cause) -> str:
+    if culprit.name == STOPPED:
+        return _START_IT
+    # Who keeps a disk busy asks for much, as who has the slots does; a device is looked at.
+    asks = cause == "disk" and culprit.kind != "device"
+    return ABOUT["slot" if asks else cause].advice
 
 
 def _threshold(captures: Iterable[HostCapture]) -> int:
