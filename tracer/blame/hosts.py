@@ -20,7 +20,7 @@ from tracer.blame.slots import Slots
 from tracer.blame.storage import Storage
 from tracer.blame.timeline import Timeline
 from tracer.losses import OF_OPERATIONS
-from tracer.model import Event, HostCapture, Operation, ProcessKey
+from tracer.model import Event, HostCapture, Operation, ProcessKey, Transfer
 
 # What the kernel logs when nfsd is started, see nfs4_state_start_net().
 _STARTS: Final = "NFSD: starting "
@@ -117,6 +117,11 @@ class Host:
     def delays(self) -> Timeline[Operation]:
         """Return the times in which the kernel's own threads had no CPU to handle packets."""
         return Timeline(op for op in self.capture.operations if op.layer == "kernel")
+
+    @cached_property
+    def transfers(self) -> Timeline[Transfer]:
+        """Return what processes of the client wrote and read."""
+        return Timeline(self.capture.transfers)
 
     @cached_property
     def peers(self) -> Peers:

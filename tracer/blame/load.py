@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from tracer.blame.charge import Charge, Culprit, Link, Mix, charge_to, through
 from tracer.blame.disks import Work
+from tracer.blame.hosts import Host
 from tracer.blame.intervals import Span
 from tracer.blame.programs import identity
-from tracer.blame.timeline import Timeline
 from tracer.blame.units import human_bytes, human_us
-from tracer.model import Operation, ProcessKey, Transfer
+from tracer.model import Operation, ProcessKey
 
 if TYPE_CHECKING:
     from tracer.blame.ledger import Ledger
@@ -36,7 +36,6 @@ class Load:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._transfers: dict[int, Timeline[Transfer]] = {}
 
     def mix(
         self, server: int, op: Operation, span: Span, disk: str, work: Mapping[Work, float]
@@ -59,25 +58,19 @@ class Load:
 
     def evidence(self, culprit: Culprit) -> Iterator[str]:
         """Yield what a client's process moved, and what disks did for the client."""
-        for index, host in enumerate(self._ledger.hosts):
-            if host.capture.host != culprit.host or culprit.process is None:
-                continue
-            moved: Counter[bool] = Counter()
-            for row in self._timeline(index).rows:
-                if row.process and host.suspects.are_one_program(row.process, culprit.process):
-                    moved[row.write] += row.moved_bytes
-            if moved:
-                yield (
-                    f"wrote {human_bytes(moved[True])} to NFS servers and read "
-                    f"{human_bytes(moved[False])} from them"
-                )
-            for server in self._ledger.hosts:
-                for address in sorted(host.capture.addresses):
-                    for disk, (us, requests) in server.storage.for_client(address).items():
-                        yield (
-                            f"{disk} on {server.capture.host} worked {human_us(us)} for "
-                            f"{culprit.host}, on {requests} requests"
-                        )
+        for host in self._ledger.hosts:
+            if host.capture.host == culprit.host and culprit.process is not None:
+                yield from _moved(host, culprit.process)
+                yield from self._worked_for(host)
+
+    def _worked_for(self, client: Host) -> Iterator[str]:
+        for server in self._ledger.hosts:
+            for address in sorted(client.capture.addresses):
+                for disk, (us, requests) in server.storage.for_client(address).items():
+                    yield (
+                        f"{disk} on {server.capture.host} worked {human_us(us)} for "
+                        f"{client.capture.host}, on {requests} requests"
+                    )
 
     def _who(self, server: int, span: Span, for_whom: Work) -> Culprit:
         """Return the client's process that asked for most, or the client if that is not known."""
@@ -101,7 +94,7 @@ class Load:
         known = self._ledger.hosts[client].capture.processes
         programs: Counter[object] = Counter()
         processes: dict[object, Counter[ProcessKey]] = {}
-        for row, part in self._timeline(client).during(start, end):
+        for row, part in self._ledger.hosts[client].transfers.during(start, end):
             if row.write != write or self._ledger.join.server_at(client, row.peer) != server:
                 continue
             moved = round(row.moved_bytes * part)
@@ -131,7 +124,14 @@ class Load:
             return None
         return self._ledger.hosts[index].suspects.are_one_program(asker, culprit.process)
 
-    def _timeline(self, client: int) -> Timeline[Transfer]:
-        if client not in self._transfers:
-            self._transfers[client] = Timeline(self._ledger.hosts[client].capture.transfers)
-        return self._transfers[client]
+
+def _moved(client: Host, process: ProcessKey) -> Iterator[str]:
+    moved: Counter[bool] = Counter()
+    for row in client.transfers.rows:
+        if row.process and client.suspects.are_one_program(row.process, process):
+            moved[row.write] += row.moved_bytes
+    if moved:
+        yield (
+            f"wrote {human_bytes(moved[True])} to NFS servers and read "
+            f"{human_bytes(moved[False])} from them"
+        )

@@ -58,8 +58,7 @@ def answered(table: pa.Table, footer: Footer) -> list[tuple[int, int, int]]:
 
     An interval in which none did has no rows; a late one is as long as two.
     """
-    rpcs = table.filter(pc.and_(pc.equal(table["side"], "client"), pc.equal(table["layer"], "rpc")))
-    sums = rpcs.group_by("ts").aggregate([("count", "sum")])
+    sums = _rpcs_of_clients(table).group_by("ts").aggregate([("count", "sum")])
     times = _times(sums, footer)
     return sorted(
         (*times[ts], row["count_sum"])
@@ -85,10 +84,10 @@ def syncs(table: pa.Table, footer: Footer, keys: Keys) -> list[Syncs]:
 
 def transfers(table: pa.Table, footer: Footer, keys: Keys) -> list[Transfer]:
     """Return what processes of a client wrote and read, by interval."""
-    mine = pc.and_(pc.equal(table["side"], "client"), pc.equal(table["layer"], "rpc"))
-    moves = pc.is_in(table["op"], value_set=pa.array([*_WRITES, *_READS]))
+    rpcs = _rpcs_of_clients(table)
+    moving = rpcs.filter(pc.is_in(rpcs["op"], value_set=pa.array([*_WRITES, *_READS])))
     names = ["ts", "pid", "pid_start_us", "peer", "op"]
-    sums = table.filter(pc.and_(mine, moves)).group_by(names).aggregate([("rpc_bytes", "sum")])
+    sums = moving.group_by(names).aggregate([("rpc_bytes", "sum")])
     times = _times(sums, footer)
     return [
         Transfer(
@@ -101,6 +100,10 @@ def transfers(table: pa.Table, footer: Footer, keys: Keys) -> list[Transfer]:
         for ts, row in zip(_epochs(sums), sums.drop_columns("ts").to_pylist(), strict=True)
         if ts in times and row["rpc_bytes_sum"]
     ]
+
+
+def _rpcs_of_clients(table: pa.Table) -> pa.Table:
+    return table.filter(pc.and_(pc.equal(table["side"], "client"), pc.equal(table["layer"], "rpc")))
 
 
 def _epochs(table: pa.Table) -> list[int]:
