@@ -42,22 +42,22 @@ def test_who_keeps_a_lease_that_others_want_is_told_once(proc: Path) -> None:
     aside = Aside()
     leases = Leases(proc, aside, lambda: now[0])
     assert found(leases, aside) == []
-    leases.want()
+    leases.want(None)
     assert found(leases, aside) == [713]
     now[0] = 10
-    leases.want()
+    leases.want(None)
     assert found(leases, aside) == []
     (proc / "locks").write_text(LOCKS.replace(" ACTIVE  ", " BREAKING"))
     now[0] = 11
-    leases.want()
+    leases.want(None)
     assert found(leases, aside) == []
     now[0] = 20
-    leases.want()
+    leases.want(None)
     assert found(leases, aside) == [714]
 
 
 def test_no_locks_no_leases(tmp_path: Path) -> None:
     aside = Aside()
     leases = Leases(tmp_path, aside)
-    leases.want()
+    leases.want(None)
     assert found(leases, aside) == []

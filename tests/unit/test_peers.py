@@ -99,7 +99,7 @@ def test_they_are_looked_for_now_and_then_and_told_once(proc: Path) -> None:
     watch = Peers(proc, aside, lambda: now[0])
 
     def look() -> list[Peer]:
-        watch.want(*SCANNER)
+        watch.want(SCANNER)
         found = watch.found()
         aside.settle(5)
         return found or watch.found()

@@ -13,6 +13,7 @@ from typing import Final
 
 from tracer.procfs.aside import Aside
 from tracer.procfs.processes import start_ns
+from tracer.procfs.sought import Sought
 
 # The kernel lets nobody lock or unlock a file while it shows who has what.
 _LEAST_S: Final = 2.0
@@ -21,33 +22,13 @@ Key = tuple[int, int]
 """A process: pid, start in ns."""
 
 
-class Leases:
-    """The processes that have such leases, told once each."""
+class Leases(Sought[None, Key]):
+    """The processes that have such leases: wanted where a client was put off."""
 
     def __init__(
         self, proc: Path, aside: Aside, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._proc = proc
-        self._aside = aside
-        self._clock = clock
-        self._is_wanted = False
-        self._due = 0.0
-        self._known: set[Key] = set()
-
-    def want(self) -> None:
-        """Have them looked for, if that was not done just now: a client was put off."""
-        if self._clock() >= self._due:
-            self._is_wanted = True
-
-    def found(self) -> list[Key]:
-        """Return those that were found since the last call."""
-        if not self._is_wanted or not self._aside.ask(Leases, lambda: list(_holders(self._proc))):
-            return []
-        self._is_wanted = False
-        self._due = self._clock() + _LEAST_S
-        new = [key for key in self._aside.take(Leases) if key not in self._known]
-        self._known.update(new)
-        return new
+        super().__init__(aside, lambda _: _holders(proc), _LEAST_S, clock)
 
 
 def _holders(proc: Path) -> Iterator[Key]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from tracer.procfs.aside import Aside
 from tracer.procfs.descriptors import descriptors, descriptors_of
 from tracer.procfs.processes import start_ns
+from tracer.procfs.sought import Sought
 
 _TABLES: Final = ("net/tcp", "net/tcp6")
 _ESTABLISHED: Final = "01"
@@ -34,37 +36,13 @@ class Peer(NamedTuple):
     only: bool
 
 
-class Peers:
-    """The peers of processes, told once each."""
+class Peers(Sought[Key, Peer]):
+    """The peers of processes."""
 
     def __init__(
         self, proc: Path, aside: Aside, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._proc = proc
-        self._aside = aside
-        self._clock = clock
-        self._wanted: set[Key] = set()
-        self._asked: frozenset[Key] = frozenset()
-        self._known: set[Peer] = set()
-        self._due: dict[Key, float] = {}  # when to look again
-
-    def want(self, pid: int, start: int) -> None:
-        """Have a process's peers looked for, if that was not done just now."""
-        if self._clock() >= self._due.get((pid, start), 0):
-            self._wanted.add((pid, start))
-
-    def found(self) -> list[Peer]:
-        """Return the peers that were found since the last call."""
-        if not self._asked:
-            self._asked, self._wanted = frozenset(self._wanted), set()
-            self._due |= dict.fromkeys(self._asked, self._clock() + _LEAST_S)
-        asked = self._asked
-        if not asked or not self._aside.ask(asked, lambda: list(peers(self._proc, asked))):
-            return []
-        self._asked = frozenset()
-        new = [peer for peer in self._aside.take(asked) if peer not in self._known]
-        self._known.update(new)
-        return new
+        super().__init__(aside, partial(peers, proc), _LEAST_S, clock)
 
 
 def peers(proc: Path, askers: Collection[Key]) -> Iterator[Peer]:

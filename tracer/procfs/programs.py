@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from tracer.procfs.aside import Aside
 from tracer.procfs.descriptors import descriptors, fdinfo
 from tracer.procfs.processes import start_ns
+from tracer.procfs.sought import Sought
 
 # A program, or a link of one to where it is attached: both tell the program's id.
 _OF_BPF: Final = "anon_inode:bpf"
@@ -24,32 +26,11 @@ class Holding(NamedTuple):
     start_ns: int
 
 
-class Programs:
+class Programs(Sought[int, Holding]):
     """The holders of BPF programs, each looked for once."""
 
     def __init__(self, proc: Path, aside: Aside) -> None:
-        self._proc = proc
-        self._aside = aside
-        self._open: set[int] = set()
-        self._asked: frozenset[int] = frozenset()
-        self._known: set[int] = set()
-
-    def want(self, program: int) -> None:
-        """Have the holders of a program looked for."""
-        if program not in self._known:
-            self._known.add(program)
-            self._open.add(program)
-
-    def found(self) -> list[Holding]:
-        """Return the holders that were found since the last call."""
-        if not self._asked:
-            self._asked, self._open = frozenset(self._open), set()
-        asked = self._asked
-        if not asked or not self._aside.ask(asked, lambda: holdings(self._proc, asked)):
-            return []
-        self._asked = frozenset()
-        answer: list[Holding] = self._aside.take(asked)
-        return answer
+        super().__init__(aside, partial(holdings, proc))
 
 
 def holdings(proc: Path, programs: Iterable[int]) -> list[Holding]:

@@ -297,7 +297,7 @@ class _Interval:
                 if proc.tgid:
                     self._memory.processes.watch(proc.tgid, proc.start_ns)
             if rec.flags & OP_ANSWER:
-                self._memory.peers.want(rec.proc.tgid, rec.proc.start_ns)
+                self._memory.peers.want((rec.proc.tgid, rec.proc.start_ns))
             at = (self._now_ns, self._ts_us, self._memory.look)
             self._add("operations", [operation_row(rec, *at)])
             self._add("waits", wait_rows(rec, *at))
@@ -321,7 +321,7 @@ class _Interval:
         self._add("counts", rows)
         # NFSv3's JUKEBOX has the same number.
         if any(row["side"] == "server" and row["status"] == NFS4ERR_DELAY for row in rows):
-            self._memory.leases.want()
+            self._memory.leases.want(None)
 
     def _uses(self, payload: bytes) -> None:
         disks = disk_rows(payload, self._ts_us, self._memory.look)
