@@ -352,9 +352,11 @@ def test_what_happened_is_counted_by_kind() -> None:
         count_rows(bytes(CountKey(kind=len(COUNTS))) + bytes(8), 5, LOOK)
 
 
-def disk_use(slot: int, busy_ns: int, longest_ns: int, pid: int = 811, **fields: Any) -> bytes:
+def disk_use(
+    slot: int, busy_ns: int, longest_ns: int, pid: int = 811, queued_ns: int = 0, **fields: Any
+) -> bytes:
     key = UseKey(**{"slot": slot, "proc": proc(pid), "dev": 44, "kind": USE_DISK} | fields)
-    return bytes(key) + bytes(LatencyVal(3, busy_ns, longest_ns))
+    return bytes(key) + bytes(LatencyVal(3, busy_ns, longest_ns, queued_ns))
 
 
 def test_who_had_a_disk_for_longer_than_a_moment() -> None:
@@ -367,6 +369,16 @@ def test_who_had_a_disk_for_longer_than_a_moment() -> None:
     assert row["busy_us"] == SLOT_NS // 1000
     with pytest.raises(BadFrame):
         disk_rows(short[:-1], 5, LOOK)
+
+
+def test_whose_requests_a_disk_did_not_get_to_has_a_row_too() -> None:
+    ours = disk_use(15, 0, 1, queued_ns=2 * SLOT_NS)
+    clients = disk_use(15, 9, 1, 90, queued_ns=SLOT_NS, client=peer("10.9.0.2"))
+    rows = disk_rows(ours + clients, 5, LOOK)
+    assert [(row["pid"], row["client"], row["queued_us"]) for row in rows] == [
+        (811, None, 2 * SLOT_NS // 1000),
+        (None, "10.9.0.2", SLOT_NS // 1000),
+    ]
 
 
 def test_many_who_had_a_disk_for_a_moment_stand_together() -> None:

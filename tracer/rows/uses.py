@@ -23,7 +23,8 @@ from tracer.rows.text import address
 
 _USES: Final = layout(UseKey, LatencyVal)
 SLOT_NS: Final = 1 << USE_SLOT_SHIFT
-# Who had a disk for less of a slot held nobody up alone: a row for each would be most of a capture.
+# Whose requests had a disk, or stood in its queue, for less of a slot held nobody up alone: a row
+# for each would be most of a capture.
 _LEAST_NS: Final = SLOT_NS // 20
 # Nor is who took less than this part of a slot's memory behind its being short.
 _LEAST_OF_MEMORY: Final = 0.05
@@ -49,7 +50,7 @@ def disk_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
     together: defaultdict[tuple[int, int, int, bytes], list[_Use]] = defaultdict(list)
     for use in _of_kind(payload, USE_DISK, USE_DISK_WRITE):
         # Any thread of nfsd may do what a client asks for.
-        if any(use.client) or use.amount < _LEAST_NS:
+        if any(use.client) or not _matters(use):
             together[use.slot, use.dev, use.kind, use.client].append(use)
             continue
         look.comm(use.pid, use.start_ns)  # the process gets its row in `processes`
@@ -62,7 +63,7 @@ def disk_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
             longest=max(use.longest for use in uses),
             queued=sum(use.queued for use in uses),
         )
-        if whole.amount >= _LEAST_NS:
+        if _matters(whole):
             rows.append({"pid": None, "start_us": None} | _disk_row(whole, ts_us, look))
     return rows
 
@@ -124,6 +125,10 @@ def _of_kind(payload: bytes, *wanted: int) -> Iterator[_Use]:
     for slot, start_ns, pid, _, client, dev, kind, *used in tuples(payload, _USES):
         if kind in wanted:
             yield _Use(slot, start_ns, pid, client, dev, kind, *used)
+
+
+def _matters(use: _Use) -> bool:
+    return max(use.amount, use.queued) >= _LEAST_NS
 
 
 def _disk_row(use: _Use, ts_us: int, look: Lookups) -> Row:
