@@ -53,7 +53,7 @@ static __always_inline void note_bio(u64 bio)
 		return;
 	}
 	/* Most of what kernel threads write was written before, by others, and is theirs. */
-	if (is_kthread(current_task()) && is_write(read_u32(bio + OFF_bio__bi_opf))) {
+	if (is_write(read_u32(bio + OFF_bio__bi_opf)) && is_kthread(current_task())) {
 		inode = inode_of(bio);
 		dirtier = dirtiers.lookup(&inode);
 		if (dirtier) {
@@ -97,12 +97,14 @@ static __always_inline u32 disk_of(u64 request)
 int on_block_rq_complete(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 request = ctx->args[0], now = bpf_ktime_get_ns(), made, since, bio, *done;
+	u32 bytes = ctx->args[2];
 	struct use_key key = {
 		.slot = now >> USE_SLOT_SHIFT,
 		.dev = disk_of(request),
 		.kind = USE_DISK,
 	};
 	struct io_user *user;
+	struct use_val *val;
 
 	if (!key.dev)
 		return 0;
@@ -121,6 +123,10 @@ int on_block_rq_complete(struct bpf_raw_tracepoint_args *ctx)
 	key.proc = user->proc;
 	__builtin_memcpy(key.client, user->client, sizeof(key.client));
 	bios.delete(&bio);
-	add_use(&key, now - since, now - made);
+	val = add_use(&key, now - since);
+	if (!val)
+		return 0;
+	__sync_fetch_and_add(&val->queued_ns, now - made);
+	__sync_fetch_and_add(&val->bytes, bytes);
 	return 0;
 }

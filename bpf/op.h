@@ -155,7 +155,7 @@ static __always_inline void add_latency(struct latency_key *key, u64 ns, u64 byt
 	}
 	add_to(&rec->val, ns);
 	if (bytes)
-		__sync_fetch_and_add(&rec->val.more, bytes);
+		__sync_fetch_and_add(&rec->val.rpc_bytes, bytes);
 }
 
 static __always_inline void add_interval_wait(struct op_rec *op, struct wait_rec *wait)

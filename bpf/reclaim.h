@@ -139,7 +139,7 @@ int on_mm_page_alloc(struct bpf_raw_tracepoint_args *ctx)
 		proc_of(task, &key.proc);
 		note_current(&key.proc);
 	}
-	add_use(&key, pages, 0);
+	add_use(&key, pages);
 	return 0;
 }
 
@@ -154,7 +154,7 @@ int on_mm_page_free(struct bpf_raw_tracepoint_args *ctx)
 		.slot = bpf_ktime_get_ns() >> USE_SLOT_SHIFT,
 		.kind = USE_MEMORY,
 	};
-	struct latency_val *val;
+	struct use_val *val;
 	u32 zero = 0;
 	void *map = uses.lookup(&zero);
 
@@ -164,6 +164,6 @@ int on_mm_page_free(struct bpf_raw_tracepoint_args *ctx)
 		proc_of(task, &key.proc);
 	val = bpf_map_lookup_elem(map, &key);
 	if (val)
-		__sync_fetch_and_add(&val->sum_ns, -pages);
+		__sync_fetch_and_add(&val->amount, -pages);
 	return 0;
 }

@@ -207,7 +207,7 @@ struct latency_val {
 	u64 count;
 	u64 sum_ns;
 	u64 max_ns;
-	u64 more; /* RPCs: bytes sent and received; use of a disk: how long requests took, in ns */
+	u64 rpc_bytes; /* sent and received */
 };
 
 /* By a hash of the key: shorter to look up than itself. */
@@ -236,7 +236,7 @@ struct wait_val {
 
 /*
  * What a process had of a disk (its time), of a filesystem's journal (blocks) or of the host's
- * memory (pages, signed: less those it gave back), in a slot of time. Value: latency_val.
+ * memory (pages, signed: less those it gave back), in a slot of time.
  */
 #define USE_DISK 1 /* to read */
 #define USE_JOURNAL 2
@@ -249,6 +249,15 @@ struct use_key {
 	u8 client[16]; /* at whose request nfsd uses a disk; zero = at nobody's, or unknown */
 	u32 dev;
 	u32 kind;
+};
+
+struct use_val {
+	u64 count;
+	u64 amount;
+	u64 most; /* at once */
+	/* Of a disk: how long its requests took since they were made, and what they moved. */
+	u64 queued_ns;
+	u64 bytes;
 };
 
 /* Things that happened, counted by interval. Value: u64. */

@@ -4,26 +4,29 @@
  * time short enough to lie inside a slow operation.
  */
 
-BPF_HASH(uses0, struct use_key, struct latency_val, MAX_USES);
-BPF_HASH(uses1, struct use_key, struct latency_val, MAX_USES);
+BPF_HASH(uses0, struct use_key, struct use_val, MAX_USES);
+BPF_HASH(uses1, struct use_key, struct use_val, MAX_USES);
 BPF_ARRAY_OF_MAPS(uses, "uses0", 1);
 
-static __always_inline void add_use(struct use_key *key, u64 amount, u64 more)
+/* One more use, of that much; its value, NULL if there is none. */
+static __always_inline struct use_val *add_use(struct use_key *key, u64 amount)
 {
-	struct latency_val *val, zeros = {};
+	struct use_val *val, zeros = {};
 	u32 zero = 0;
 	void *map = uses.lookup(&zero);
 
 	if (!map)
-		return;
+		return NULL;
 	val = value_of(map, key, &zeros);
 	if (!val) {
 		count_loss(LOSS_USES_FULL);
-		return;
+		return NULL;
 	}
-	add_to(val, amount);
-	if (more)
-		__sync_fetch_and_add(&val->more, more);
+	__sync_fetch_and_add(&val->count, 1);
+	__sync_fetch_and_add(&val->amount, amount);
+	if (amount > val->most)
+		val->most = amount;
+	return val;
 }
 
 /* A process has ended a change of a filesystem: so many blocks more are to be committed. */
@@ -40,6 +43,6 @@ int on_jbd2_handle_stats(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	proc_of(current_task(), &key.proc);
 	note_current(&key.proc);
-	add_use(&key, blocks, 0);
+	add_use(&key, blocks);
 	return 0;
 }

@@ -34,12 +34,12 @@ from tracer.records import (
     CountKey,
     HolderRec,
     LatencyRec,
-    LatencyVal,
     ListenerRec,
     OpRec,
     ProcId,
     ProcRec,
     UseKey,
+    UseVal,
     WaitKey,
     WaitVal,
 )
@@ -62,7 +62,7 @@ _PAIRS: Final = (
     _Pair(wire.LATENCY, "latency", ctypes.c_uint64, LatencyRec),
     _Pair(wire.WAITS, "waits", WaitKey, WaitVal),
     _Pair(wire.COUNTS, "counts", CountKey, ctypes.c_uint64),
-    _Pair(wire.USES, "uses", UseKey, LatencyVal),
+    _Pair(wire.USES, "uses", UseKey, UseVal),
 )
 
 

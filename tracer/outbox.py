@@ -24,6 +24,7 @@ from tracer.records import (
     OpRec,
     RpcRec,
     UseKey,
+    UseVal,
     WaitKey,
     WaitVal,
 )
@@ -45,7 +46,7 @@ class _Sums(NamedTuple):
 
 _SUMS: Final = {
     wire.LATENCY: _Sums(ctypes.sizeof(LatencyKey), layout(LatencyVal), 2),
-    wire.USES: _Sums(ctypes.sizeof(UseKey), layout(LatencyVal), 2),
+    wire.USES: _Sums(ctypes.sizeof(UseKey), layout(UseVal), 2),
     wire.WAITS: _Sums(ctypes.sizeof(WaitKey), layout(WaitVal), 2),
     wire.COUNTS: _Sums(ctypes.sizeof(CountKey), layout(ctypes.c_uint64), None),
 }

@@ -252,7 +252,7 @@ class LatencyKey(ctypes.Structure):
 class LatencyVal(ctypes.Structure):
     """Value of the histogram maps."""
 
-    _fields_ = [("count", _u64), ("sum_ns", _u64), ("max_ns", _u64), ("more", _u64)]
+    _fields_ = [("count", _u64), ("sum_ns", _u64), ("max_ns", _u64), ("rpc_bytes", _u64)]
 
 
 class LatencyRec(ctypes.Structure):
@@ -295,7 +295,7 @@ class CountKey(ctypes.Structure):
 
 
 class UseKey(ctypes.Structure):
-    """Key of the interval maps of who uses disks, journals, memory; the value is a LatencyVal."""
+    """Key of the interval maps of who uses disks, journals, memory."""
 
     _fields_ = [
         ("slot", _u64),
@@ -303,6 +303,18 @@ class UseKey(ctypes.Structure):
         ("client", _u8 * 16),
         ("dev", _u32),
         ("kind", _u32),
+    ]
+
+
+class UseVal(ctypes.Structure):
+    """Value of the interval maps of who uses disks, journals, memory."""
+
+    _fields_ = [
+        ("count", _u64),
+        ("amount", _u64),
+        ("most", _u64),
+        ("queued_ns", _u64),
+        ("bytes", _u64),
     ]
 
 

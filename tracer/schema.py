@@ -317,7 +317,8 @@ DISK_USE = Table(
     "disk_use",
     "Whom the disks of a server work for: a disk's time from one completion to the next, put down "
     "to the process that asked for what was completed, or to the client that asked nfsd. Those "
-    "who had less than a twentieth stand in one row, without a process.",
+    "who had less than a twentieth, and whose requests took no longer, stand in one row, without a "
+    "process.",
     (
         _TS,
         _c("disk", "string", "the disk", "vdb"),
@@ -334,6 +335,7 @@ DISK_USE = Table(
         _c("requests", "int64", "how many were completed", "12"),
         _c("busy_us", "int64", "time they had the disk", "61000"),
         _n("queued_us", "int64", "how long they took since they were made, added up", "301000"),
+        _n("bytes", "int64", "what they moved", "49152"),
     ),
 )
 

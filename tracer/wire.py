@@ -51,7 +51,7 @@ PROCS: Final = 24  # (ProcId, ProcRec) repeated
 LISTENERS: Final = 25  # (u64 group, ListenerRec) repeated, totals since start
 COUNTS: Final = 26  # (CountKey, u64) repeated
 HOLDERS: Final = 27  # HolderRec repeated; the last of a process and since_ns is valid
-USES: Final = 28  # (UseKey, LatencyVal) repeated
+USES: Final = 28  # (UseKey, UseVal) repeated
 
 _HEADER: Final = struct.Struct("<IB")
 

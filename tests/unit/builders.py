@@ -28,6 +28,7 @@ from tracer.records import (
     ProcRec,
     RpcRec,
     UseKey,
+    UseVal,
     WaitKey,
     WaitRec,
     WaitVal,
@@ -176,7 +177,7 @@ def memory_use(slot: int, pages: int, pid: int = 811) -> bytes:
     """Return one use of memory, packed; fewer than no pages were given back."""
     who = proc(pid) if pid else ProcId()
     key = UseKey(slot=slot, proc=who, kind=USE_MEMORY)
-    return bytes(key) + bytes(LatencyVal(2, pages % (1 << 64), pages % (1 << 64)))
+    return bytes(key) + bytes(UseVal(2, pages % (1 << 64), pages % (1 << 64)))
 
 
 def noted_process(who: ProcId, comm: bytes, exe: bytes = b"", uid: int = 0, ppid: int = 1) -> bytes:

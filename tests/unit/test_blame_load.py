@@ -37,6 +37,7 @@ CROWDED = {
     "queue_length": 40.0,
     "write_bytes_per_s": 8e6,
 }
+FEW = CROWDED | {"queue_length": 3.0}
 QUICK = {"busy_percent": 10.0, "await_ms": 2.0, "queue_length": 0.2, "read_bytes_per_s": 4e4}
 
 
@@ -54,10 +55,11 @@ def wrote(process: ProcessKey | None, moved: int, write: bool = True) -> Transfe
 
 
 def for_client(address: str | None = CLIENT, queued: float = 90, write: bool = True) -> DiskUse:
-    return DiskUse(None, "vdb", us(10), us(20), 90, us(9), address, write, us(queued))
+    moved = 20_000_000
+    return DiskUse(None, "vdb", us(10), us(20), 90, us(9), address, write, us(queued), moved)
 
 
-OTHERS = replace(for_client(None, queued=10), busy_us=us(0.1))
+OTHERS = replace(for_client(None, queued=10), busy_us=us(0.1), bytes=0)
 
 
 def slow_read(number: int = 7, peer: str = CLIENT) -> Operation:
@@ -133,13 +135,19 @@ def test_of_a_client_whose_processes_cannot_be_told_apart_nobody_is(
         # Never quick: it may be slow itself.
         (CROWDED, CROWDED),
         # A few requests are no crowd, however long they take.
-        (QUICK, CROWDED | {"queue_length": 3.0}),
+        (QUICK | {"read_bytes_per_s": 4e6}, FEW),
         # It does less than it did when it was quick.
         (QUICK | {"read_bytes_per_s": 5e6}, CROWDED | {"write_bytes_per_s": 1e6}),
     ],
 )
 def test_a_disk_that_is_slow_itself_is_named(figures: tuple[dict[str, float], ...]) -> None:
     assert first(*scene(for_client(), figures=figures)) == ("vdb", "disk", "server")
+
+
+def test_who_has_a_disk_move_far_more_than_while_it_was_quick_is_named() -> None:
+    large = for_client(queued=9)
+    readers = replace(OTHERS, client=OTHER, queued_us=us(30), bytes=40_000)
+    assert first(*scene(large, readers, figures=(QUICK, FEW))) == ("copyd", "disk", "client")
 
 
 def test_what_a_disk_does_for_a_moment_is_not_what_it_can() -> None:

@@ -21,10 +21,10 @@ from tracer.records import (
     USE_DISK_WRITE,
     USE_JOURNAL,
     CountKey,
-    LatencyVal,
     OpRec,
     RpcRec,
     UseKey,
+    UseVal,
 )
 from tracer.rows.operations import Lookups, Row, file_name, operation_row, rpc_row, wait_rows
 from tracer.rows.packed import BadFrame
@@ -356,7 +356,7 @@ def disk_use(
     slot: int, busy_ns: int, longest_ns: int, pid: int = 811, queued_ns: int = 0, **fields: Any
 ) -> bytes:
     key = UseKey(**{"slot": slot, "proc": proc(pid), "dev": 44, "kind": USE_DISK} | fields)
-    return bytes(key) + bytes(LatencyVal(3, busy_ns, longest_ns, queued_ns))
+    return bytes(key) + bytes(UseVal(3, busy_ns, longest_ns, queued_ns))
 
 
 def test_who_had_a_disk_for_longer_than_a_moment() -> None:
@@ -406,7 +406,7 @@ def test_what_nfsd_does_for_a_client_is_one_row_whichever_thread_does_it() -> No
 
 def journal_use(slot: int, blocks: int, pid: int = 811) -> bytes:
     key = UseKey(slot=slot, proc=proc(pid), dev=44, kind=USE_JOURNAL)
-    return bytes(key) + bytes(LatencyVal(2, blocks, blocks))
+    return bytes(key) + bytes(UseVal(2, blocks, blocks))
 
 
 def test_who_filled_a_journal_has_one_row_an_interval() -> None:

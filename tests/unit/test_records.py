@@ -27,6 +27,7 @@ TWINS = {
     "wait_val": records.WaitVal,
     "count_key": records.CountKey,
     "use_key": records.UseKey,
+    "use_val": records.UseVal,
     "proc_rec": records.ProcRec,
     "listener_rec": records.ListenerRec,
     "holder_rec": records.HolderRec,

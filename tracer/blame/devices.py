@@ -27,6 +27,8 @@ _FEW: Final = 2.0
 # A disk that is asked too much moves this part at least of what it mostly moves while it is
 # quick.
 _AS_MUCH: Final = 0.5
+# One that moves so many times as much is asked more, and not slower, however few its requests.
+_FAR_MORE: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,11 @@ class Devices:
             return False
         moved = self._average(disk, start, end, lambda one: one.bytes_per_s)
         return moved >= _AS_MUCH * mostly
+
+    def moves_far_more(self, disk: str, bytes_per_s: float) -> bool:
+        """Return whether this is far more than what a disk mostly moves while it is quick."""
+        mostly = self._moves_while_quick.get(disk)
+        return mostly is not None and bytes_per_s >= _FAR_MORE * mostly
 
     @cached_property
     def _moves_while_quick(self) -> dict[str, float]:

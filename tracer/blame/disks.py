@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from tracer.blame.timeline import Timeline
@@ -55,19 +55,36 @@ class DiskUsers:
         whole = max(end - start, sum(busy_us.values()))
         return {process: us / whole for process, us in busy_us.items()}
 
-    def for_clients(self, disk: str, start: int, end: int) -> dict[Work, float]:
+    def queued_for(self, disk: str, start: int, end: int) -> dict[Work, float]:
         """Return which part of a disk's queue what which client had asked for was.
 
         Not of its time: a disk whose bandwidth is limited has the next request, be it ever so
         small, wait for what one before it moved.
         """
-        queued_us: defaultdict[Work | None, float] = defaultdict(float)
+        return self._parts(disk, start, end, lambda use: use.queued_us or 0)
+
+    def moved_for(self, disk: str, start: int, end: int) -> dict[Work, float]:
+        """Return which part of what a disk moved which client had asked for."""
+        return self._parts(disk, start, end, lambda use: use.bytes or 0)
+
+    def moved_bytes(self, disk: str, start: int, end: int) -> float:
+        """Return how many bytes a disk moved, as far as it is known for whom."""
+        return sum((use.bytes or 0) * part for use, part in self._during(disk, start, end))
+
+    def _parts(
+        self, disk: str, start: int, end: int, figure: Callable[[DiskUse], int]
+    ) -> dict[Work, float]:
+        sums: defaultdict[Work | None, float] = defaultdict(float)
+        for use, part in self._during(disk, start, end):
+            work = Work(use.client, bool(use.write)) if use.client else None
+            sums[work] += figure(use) * part
+        whole = sum(sums.values())
+        return {work: amount / whole for work, amount in sums.items() if work and whole}
+
+    def _during(self, disk: str, start: int, end: int) -> Iterator[tuple[DiskUse, float]]:
         for uses in (self._uses, self._asked):
-            for use, part in uses[disk].during(start, end) if disk in uses else ():
-                work = Work(use.client, bool(use.write)) if use.client else None
-                queued_us[work] += (use.queued_us or 0) * part
-        whole = sum(queued_us.values())
-        return {work: us / whole for work, us in queued_us.items() if work and whole}
+            if disk in uses:
+                yield from uses[disk].during(start, end)
 
     def main_disk(self, process: ProcessKey | None, start: int, end: int) -> str | None:
         """Return the disk that did most of what disks did for a process, None if none did.

@@ -1,8 +1,9 @@
 """Whose requests an NFS server's disk works for, where it has many of them at once.
 
-A disk that is quick with few requests and has many one behind the other is not slow: who asked for
-most of what it does is in the others' way. The server knows for which client it works; which
-process of the client it was, the client's own capture tells, by what it wrote or read.
+A disk that is quick with few requests and has many one behind the other, or moves far more than
+then, is not slow: who asked for most of what it does is in the others' way. The server knows for
+which client it works; which process of the client it was, the client's own capture tells, by what
+it wrote or read.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Load:
     ) -> Mix:
         """Return what a wait for a disk went to, of what it did for clients: parts of 1.
 
-        ``work``: of whom which part of its queue was. What it does for whoever waits is nobody's,
+        ``work``: for whom which part of its work was. What it does for whoever waits is nobody's,
         unless it is in others' way as well, see own.py.
         """
         for_whom, part = max(work.items(), key=lambda one: one[1], default=(None, 0.0))

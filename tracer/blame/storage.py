@@ -29,7 +29,7 @@ _ALONE: Final = 0.1
 _OF_USERS: Final = frozenset({"on_block_bio_queue", "on_block_rq_complete"})
 
 Asked: TypeAlias = Callable[[str, Mapping[Work, float]], Mix]
-"""(disk, part of its queue that was of whom) -> what of a wait went to whom, see load.py."""
+"""(disk, part of its work that was for whom) -> what of a wait went to whom, see load.py."""
 
 
 class Storage:
@@ -110,10 +110,19 @@ class Storage:
         return filled(mix, 1.0, slow or rest)
 
     def _of_clients(self, disk: str | None, span: Span, asked: Asked) -> Mix:
-        """Return what went to clients that ask a disk for much at once."""
-        if disk is None or not self._devices.is_crowded(disk, span.start, span.end):
+        """Return what went to clients that ask a disk for much at once.
+
+        Many requests stand in its queue, or few that are large.
+        """
+        if disk is None or span.end <= span.start:
             return {}
-        return asked(disk, self._users.for_clients(disk, span.start, span.end))
+        mix: Mix = {}
+        if self._devices.is_crowded(disk, span.start, span.end):
+            mix = asked(disk, self._users.queued_for(disk, span.start, span.end))
+        moved = self._users.moved_bytes(disk, span.start, span.end)
+        if not mix and self._devices.moves_far_more(disk, moved * 1e6 / (span.end - span.start)):
+            mix = asked(disk, self._users.moved_for(disk, span.start, span.end))
+        return mix
 
     def _fill(self, op: Operation, filled_by: Mapping[ProcessKey, float]) -> Mix:
         """Return the charges to the processes that filled a journal, the kernel's own left out."""

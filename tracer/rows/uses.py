@@ -14,14 +14,14 @@ from tracer.records import (
     USE_JOURNAL,
     USE_MEMORY,
     USE_SLOT_SHIFT,
-    LatencyVal,
     UseKey,
+    UseVal,
 )
 from tracer.rows.operations import Lookups, Row
 from tracer.rows.packed import layout, tuples
 from tracer.rows.text import address
 
-_USES: Final = layout(UseKey, LatencyVal)
+_USES: Final = layout(UseKey, UseVal)
 SLOT_NS: Final = 1 << USE_SLOT_SHIFT
 # Whose requests had a disk, or stood in its queue, for less of a slot held nobody up alone: a row
 # for each would be most of a capture.
@@ -40,8 +40,9 @@ class _Use(NamedTuple):
     kind: int
     times: int
     amount: int
-    longest: int
-    queued: int
+    most: int
+    queued_ns: int
+    bytes: int
 
 
 def disk_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
@@ -60,8 +61,9 @@ def disk_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
         whole = uses[0]._replace(
             times=sum(use.times for use in uses),
             amount=sum(use.amount for use in uses),
-            longest=max(use.longest for use in uses),
-            queued=sum(use.queued for use in uses),
+            most=max(use.most for use in uses),
+            queued_ns=sum(use.queued_ns for use in uses),
+            bytes=sum(use.bytes for use in uses),
         )
         if _matters(whole):
             rows.append({"pid": None, "start_us": None} | _disk_row(whole, ts_us, look))
@@ -128,7 +130,7 @@ def _of_kind(payload: bytes, *wanted: int) -> Iterator[_Use]:
 
 
 def _matters(use: _Use) -> bool:
-    return max(use.amount, use.queued) >= _LEAST_NS
+    return max(use.amount, use.queued_ns) >= _LEAST_NS
 
 
 def _disk_row(use: _Use, ts_us: int, look: Lookups) -> Row:
@@ -139,9 +141,10 @@ def _disk_row(use: _Use, ts_us: int, look: Lookups) -> Row:
         "client": address(use.client),
         "write": use.kind == USE_DISK_WRITE,
         # A request that completed in the slot may have had the disk since long before.
-        "begin_mono_us": max(0, end_ns - SLOT_NS - use.longest) // 1000,
+        "begin_mono_us": max(0, end_ns - SLOT_NS - use.most) // 1000,
         "end_mono_us": end_ns // 1000,
         "requests": use.times,
         "busy_us": use.amount // 1000,
-        "queued_us": use.queued // 1000,
+        "queued_us": use.queued_ns // 1000,
+        "bytes": use.bytes,
     }
