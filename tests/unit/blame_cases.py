@@ -10,6 +10,7 @@ from typing import Any
 
 from tracer.blame import Analysis
 from tracer.model import (
+    Holder,
     HostCapture,
     Listener,
     Operation,
@@ -25,6 +26,9 @@ GROUP = "ffff8880041c2a00"
 
 AGENT = ProcessKey(412, 3_100_000)
 REDIS = ProcessKey(811, 5_120_000)
+OTHER = ProcessKey(500, 9_000_000)
+HOG = ProcessKey(600, 9_500_000)
+NFSD = ProcessKey(2, 100_000)
 
 SCHEDULE = ("__schedule", "schedule")
 FANOTIFY = (
@@ -84,6 +88,11 @@ def held(first: float, last: float, **changes: Any) -> Wait:
     if not changes.get("in_flight"):
         values |= {"waker": AGENT, "waker_stack": ANSWER}
     return wait(first, last, FANOTIFY, **(values | changes))
+
+
+def starved(first: float, last: float, by: ProcessKey = HOG, **changes: Any) -> Wait:
+    """Return a wait for a CPU that ``by`` had."""
+    return wait(first, last, (), kind="runnable", waker=by, **changes)
 
 
 _ids = iter(range(1, 1 << 40))
@@ -270,3 +279,22 @@ def incident(openers: int = 30, threads: int = 8, hold: float = 2.0, clock: floa
 def named(analysis: Analysis) -> list[tuple[str, str | None, str]]:
     """The culprits of a verdict: kind, name and cause."""
     return [(one.culprit.kind, one.culprit.name, one.cause) for one in analysis.verdict.culprits]
+
+
+def four_seconds_away(
+    rows: dict[ProcessKey, Process],
+    *,
+    on_client: Sequence[Operation] = (),
+    on_server: Sequence[Operation] = (),
+    holders: Sequence[Holder] = (),
+) -> list[HostCapture]:
+    """Return captures of an RPC that the server served in a moment."""
+    vfs = call(10, 14)
+    under = rpc(10, 14, xid=5, parent_id=vfs.op_id)
+    there = served(50, 50.001, xid=5)
+    # Another RPC tells the clocks.
+    tick, tock = rpc(9, 9.001, xid=6), served(49, 49.001, xid=6)
+    return [
+        server([there, tock, *on_server], processes=rows, listeners=(), holders=holders),
+        client([vfs, under, tick, *on_client], processes=rows),
+    ]

@@ -6,6 +6,9 @@ from dataclasses import replace
 
 import pytest
 from blame_cases import (
+    HOG,
+    NFSD,
+    OTHER,
     REDIS,
     SCHEDULE,
     between,
@@ -22,10 +25,7 @@ from blame_cases import (
 from tracer.blame import analyse
 from tracer.model import MemoryUse, Process, ProcessKey
 
-HOG = ProcessKey(600, 9_500_000)
 WORKER = ProcessKey(601, 9_600_000)
-OTHER = ProcessKey(500, 9_000_000)
-NFSD = ProcessKey(2, 100_000)
 
 ROWS = processes(
     Process(HOG, comm="indexd", exe="/opt/index/indexd", cgroup="/index"),

@@ -13,6 +13,7 @@ from blame_cases import (
     GROUP,
     IO_WAIT,
     LOCK_WAIT,
+    OTHER,
     REDIS,
     RPC_WAIT,
     SERVER,
@@ -36,8 +37,6 @@ from blame_cases import (
 from tracer.blame import analyse
 from tracer.blame.evidence import held_times, stack_line
 from tracer.model import Event, IntervalWaits, Process, ProcessKey, Sample
-
-OTHER = ProcessKey(500, 9_000_000)
 
 
 @pytest.fixture(scope="module")
