@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from blame_cases import (
+    CLIENT,
     HOG,
     IO_WAIT,
     NFSD,
@@ -34,10 +35,10 @@ from tracer.model import (
 class TestDisk:
     user = Process(HOG, comm="scand", exe="/opt/scan/scand")
 
-    def analysis(self, *uses, stack=IO_WAIT, disk="vdb"):
+    def analysis(self, *uses, stack=IO_WAIT, disk="vdb", **values):
         ops = [served(10, 20, wait(10, 20, stack), disk=disk)]
-        known = processes(self.user)
-        return analyse([server(ops, processes=known, listeners=(), disk_use=uses)])
+        values |= {"processes": processes(self.user), "listeners": (), "disk_use": uses}
+        return analyse([server(ops, **values)])
 
     def use(self, begin=10, end=20, busy=8, **changes):
         values = {"process": HOG, "disk": "vdb", "requests": 900}
@@ -58,6 +59,21 @@ class TestDisk:
     def test_the_journal_waits_for_the_disk(self):
         stack = (*SCHEDULE, "jbd2_log_wait_commit", "ext4_sync_file", "nfsd_commit")
         assert named(self.analysis(self.use(), stack=stack)) == [("process", "scand", "disk")]
+
+    @pytest.mark.parametrize(("while_quick", "share"), [(50_000, 0.9), (500_000, 0.2)])
+    def test_a_disk_that_moves_far_more_works_for_whom_it_moves_that(self, while_quick, share):
+        figures = {"await_ms": 2.0, "queue_length": 0.2, "read_bytes_per_s": while_quick}
+        looks = [
+            Sample(START + timedelta(seconds=9), "disk", "vdb", metric, value)
+            for metric, value in figures.items()
+        ]
+        ours = self.use(busy=2, bytes=9_000_000)
+        nfsds = self.use(process=None, client=CLIENT, bytes=1_000_000)
+        offset = round(START.timestamp() * 1e6)
+        (first,) = self.analysis(
+            ours, nfsds, samples=looks, wall_minus_mono_us=offset
+        ).verdict.culprits
+        assert (first.culprit.name, first.share) == ("scand", pytest.approx(share))
 
     @pytest.mark.parametrize("change", [{"disk": "vda"}, {"begin": 20, "end": 30}])
     def test_of_another_disk_or_time_nobody_is_named(self, change):

@@ -55,11 +55,10 @@ def wrote(process: ProcessKey | None, moved: int, write: bool = True) -> Transfe
 
 
 def for_client(address: str | None = CLIENT, queued: float = 90, write: bool = True) -> DiskUse:
-    moved = 20_000_000
-    return DiskUse(None, "vdb", us(10), us(20), 90, us(9), address, write, us(queued), moved)
+    return DiskUse(None, "vdb", us(10), us(20), 90, us(9), address, write, us(queued))
 
 
-OTHERS = replace(for_client(None, queued=10), busy_us=us(0.1), bytes=0)
+OTHERS = replace(for_client(None, queued=10), busy_us=us(0.1))
 
 
 def slow_read(number: int = 7, peer: str = CLIENT) -> Operation:
@@ -145,7 +144,7 @@ def test_a_disk_that_is_slow_itself_is_named(figures: tuple[dict[str, float], ..
 
 
 def test_who_has_a_disk_move_far_more_than_while_it_was_quick_is_named() -> None:
-    large = for_client(queued=9)
+    large = replace(for_client(queued=9), bytes=20_000_000)
     readers = replace(OTHERS, client=OTHER, queued_us=us(30), bytes=40_000)
     assert first(*scene(large, readers, figures=(QUICK, FEW))) == ("copyd", "disk", "client")
 

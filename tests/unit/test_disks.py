@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.blame.disks import DiskUsers, is_journal
-from tracer.model import DiskUse, Process
+from tracer.model import DiskUse, Process, ProcessKey
 from tracer.procfs.disks import Disks
 
 VDB, VDB1, LVM, WIDE = (253 << 20 | 16, 253 << 20 | 17, 254 << 20, 254 << 20 | 1)
@@ -63,6 +64,23 @@ def test_a_wait_is_shared_by_whom_the_disk_worked_for() -> None:
     found = users(used(0, 100, 60), used(0, 100, 20, REDIS), used(100, 200, 100))
     assert found.shares("vdb", 0, 100) == {AGENT: 0.6, REDIS: 0.2}
     assert found.shares("vdb", 50, 150) == {AGENT: 0.8, REDIS: 0.1}
+
+
+def moved(moved_bytes: int, process: ProcessKey | None = AGENT, **for_whom: str) -> DiskUse:
+    return replace(used(0, 100, 20, process), bytes=moved_bytes, **for_whom)
+
+
+def test_where_the_time_goes_into_what_is_moved_it_is_his_who_had_it_moved() -> None:
+    others = used(0, 100, 20, REDIS), moved(40, None, client="10.9.0.3")
+    found = users(moved(960), *others)
+    assert found.moved_shares("vdb", 0, 100) == {AGENT: 0.6 * 0.96, REDIS: 0}
+    assert found.moved_shares("vdb", 100, 200) == found.moved_shares("vda", 0, 100) == {}
+
+
+def test_what_a_disk_moves_for_nfsd_is_nobodys() -> None:
+    rows = processes(Process(AGENT, comm="nfsd", kthread=True), Process(REDIS, comm="redis"))
+    found = DiskUsers(server(disk_use=[moved(750), moved(250, REDIS)], processes=rows))
+    assert found.moved_shares("vdb", 0, 100) == {REDIS: 0.4 * 0.25}
 
 
 @pytest.mark.parametrize(

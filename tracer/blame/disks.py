@@ -2,6 +2,8 @@
 
 A disk does one thing after the other, as far as those who wait for it can tell: of the
 time of a wait, the part in which it completed a process's requests is that process's.
+Not so where its bandwidth is limited: the next request, be it ever so small, waits there
+for what the one before it moved, and the time is his who had it moved.
 What it did for nfsd at a client's request is told apart, by client; what it did for nfsd
 besides is nobody's.
 """
@@ -36,14 +38,19 @@ class DiskUsers:
     def __init__(self, capture: HostCapture) -> None:
         uses: defaultdict[str, list[DiskUse]] = defaultdict(list)
         asked: defaultdict[str, list[DiskUse]] = defaultdict(list)
+        besides: defaultdict[str, list[DiskUse]] = defaultdict(list)
         for use in capture.disk_use:
             process = capture.processes.get(use.process) if use.process else None
             if use.client is not None:
                 asked[use.disk].append(use)
             elif process is None or not process.is_nfsd:
                 uses[use.disk].append(use)
-        self._uses = {disk: Timeline(rows) for disk, rows in uses.items()}
-        self._asked = {disk: Timeline(rows) for disk, rows in asked.items()}
+            else:
+                besides[use.disk].append(use)
+        self._uses, self._asked, self._besides = (
+            {disk: Timeline(rows) for disk, rows in by_disk.items()}
+            for by_disk in (uses, asked, besides)
+        )
 
     def shares(self, disk: str | None, start: int, end: int) -> dict[ProcessKey | None, float]:
         """Return which part of ``start``..``end`` the disk worked for whom; at most 1 in all."""
@@ -55,12 +62,22 @@ class DiskUsers:
         whole = max(end - start, sum(busy_us.values()))
         return {process: us / whole for process, us in busy_us.items()}
 
-    def queued_for(self, disk: str, start: int, end: int) -> dict[Work, float]:
-        """Return which part of a disk's queue what which client had asked for was.
+    def moved_shares(
+        self, disk: str | None, start: int, end: int
+    ) -> dict[ProcessKey | None, float]:
+        """Return the same where the time goes into what the disk moves."""
+        if disk is None or end <= start:
+            return {}
+        moved_bytes: defaultdict[ProcessKey | None, float] = defaultdict(float)
+        for use, part in self._uses[disk].during(start, end) if disk in self._uses else ():
+            moved_bytes[use.process] += (use.bytes or 0) * part
+        rows = list(self._during(disk, start, end))
+        whole = sum((use.bytes or 0) * part for use, part in rows)
+        busy = min(1.0, sum(use.busy_us * part for use, part in rows) / (end - start))
+        return {process: busy * moved / whole for process, moved in moved_bytes.items() if whole}
 
-        Not of its time: a disk whose bandwidth is limited has the next request, be it ever so
-        small, wait for what one before it moved.
-        """
+    def queued_for(self, disk: str, start: int, end: int) -> dict[Work, float]:
+        """Return which part of a disk's queue what which client had asked for was."""
         return self._parts(disk, start, end, lambda use: use.queued_us or 0)
 
     def moved_for(self, disk: str, start: int, end: int) -> dict[Work, float]:
@@ -82,7 +99,7 @@ class DiskUsers:
         return {work: amount / whole for work, amount in sums.items() if work and whole}
 
     def _during(self, disk: str, start: int, end: int) -> Iterator[tuple[DiskUse, float]]:
-        for uses in (self._uses, self._asked):
+        for uses in (self._uses, self._asked, self._besides):
             if disk in uses:
                 yield from uses[disk].during(start, end)
 

@@ -83,7 +83,9 @@ class Storage:
         mix: Mix = {}
         others = journal = 0.0
         disk = op.disk or self._users.main_disk(op.process, span.start, span.end)
-        for process, share in self._users.shares(disk, span.start, span.end).items():
+        is_asked_more = self._is_asked_more(disk, span)
+        shares = self._users.moved_shares if is_asked_more else self._users.shares
+        for process, share in shares(disk, span.start, span.end).items():
             row = self._capture.processes.get(process) if process else None
             if row is not None and is_journal(row):
                 journal += share
@@ -103,25 +105,26 @@ class Storage:
             # Of a journal whose fillers are not told, who asked for commits.
             theirs = theirs or self._committers.others(op.mount, span.start, span.end)
             others += journal * theirs
-        of_clients = self._of_clients(disk, span, asked)
+        of_clients = self._of_clients(disk, span, is_asked_more, asked)
         add(mix, of_clients)
         is_alone = others < _ALONE and not of_clients
         slow = self._slow(op.device, disk, span) if is_alone else None
         return filled(mix, 1.0, slow or rest)
 
-    def _of_clients(self, disk: str | None, span: Span, asked: Asked) -> Mix:
-        """Return what went to clients that ask a disk for much at once.
-
-        Many requests stand in its queue, or few that are large.
-        """
+    def _is_asked_more(self, disk: str | None, span: Span) -> bool:
+        """Return whether a disk is not slower than else, but has to move far more."""
         if disk is None or span.end <= span.start:
-            return {}
-        mix: Mix = {}
-        if self._devices.is_crowded(disk, span.start, span.end):
-            mix = asked(disk, self._users.queued_for(disk, span.start, span.end))
+            return False
         moved = self._users.moved_bytes(disk, span.start, span.end)
-        if not mix and self._devices.moves_far_more(disk, moved * 1e6 / (span.end - span.start)):
+        return self._devices.moves_far_more(disk, moved * 1e6 / (span.end - span.start))
+
+    def _of_clients(self, disk: str | None, span: Span, is_asked_more: bool, asked: Asked) -> Mix:
+        """Return what went to clients that ask a disk for much, or for much at once."""
+        mix: Mix = {}
+        if disk is not None and is_asked_more:
             mix = asked(disk, self._users.moved_for(disk, span.start, span.end))
+        if disk is not None and not mix and self._devices.is_crowded(disk, span.start, span.end):
+            mix = asked(disk, self._users.queued_for(disk, span.start, span.end))
         return mix
 
     def _fill(self, op: Operation, filled_by: Mapping[ProcessKey, float]) -> Mix:
