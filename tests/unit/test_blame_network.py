@@ -116,3 +116,14 @@ def test_a_slow_server_is_no_slow_network(at_server: float, named: bool) -> None
     here = client([rpc(1, 1.3, xid=5)], latency=[rpcs(us(0.3))])
     there = server([served(1, 1 + at_server, xid=5)], addresses=frozenset({SERVER}))
     assert is_at_fault(here, there) == named
+
+
+@pytest.mark.parametrize(("rtt", "named"), [(0.2, True), (0.1, False), (None, False)])
+def test_a_network_is_at_fault_where_tcp_takes_as_long_itself(
+    rtt: float | None, named: bool
+) -> None:
+    many = rpcs(*range(1000, 10_000, 1000), us(0.3))
+    here = client([rpc(1, 1.3, xid=5), rpc(2, 2.3, xid=6)], latency=[many])
+    known = served(1, 1.001, xid=5, rtt_us=None if rtt is None else us(rtt))
+    there = server([known], addresses=frozenset({SERVER}))
+    assert is_at_fault(here, there) == named

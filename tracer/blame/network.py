@@ -6,8 +6,8 @@ busy, or emulated, some of it always is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 from tracer.blame.hosts import nfsd_restarted
 from tracer.blame.intervals import wall_us
@@ -21,6 +21,8 @@ _PACKET: Final = "packet"
 # A segment now and then is repeated on any network, and one in thousands of a bulk transfer.
 _REPEATED_PER_S: Final = 0.2
 _REPEATED_SHARE: Final = 0.001
+# TCP's round trip is an average that follows what it measures slowly.
+_OF_WAY: Final = 0.5
 # Acknowledgements that come late make a host repeat what it then hears was there (D-SACK); where
 # that is not said, much of it may be repeated for nothing.
 _LOSSY_SHARE: Final = 0.01
@@ -32,18 +34,21 @@ def is_at_fault(
     threshold_us: int,
     behind_us: Callable[[int, Operation], float],
 ) -> bool:
-    """Return whether RPCs or TCP segments were repeated, or every other RPC was long on its way.
+    """Return whether RPCs or TCP segments were repeated, or RPCs were long on their way.
 
+    Every other RPC of all, or every other of those that were, with TCP's own round trip as long.
     ``behind_us``: how long a client's RPC was behind others' data; that is a load, not a fault.
 
     Not where a process held packets back, or a server's threads were stopped: they are
     repeated for that.
     """
-    return not _explained(captures) and (
-        _is_broken(captures)
-        or any(_repeats(one, _REPEATED_SHARE) for one in captures)
-        or _is_mostly_slow(captures, join, threshold_us / 2, behind_us)
-    )
+    if _explained(captures):
+        return False
+    if _is_broken(captures) or any(_repeats(one, _REPEATED_SHARE) for one in captures):
+        return True
+    slow = list(_slow_ways(captures, join, threshold_us / 2, behind_us))
+    far = [way.rtt_us >= way.us * _OF_WAY for way in slow if way.rtt_us is not None]
+    return 0 < len(far) <= 2 * sum(far) or 0 < _count(captures) <= 2 * len(slow)
 
 
 def is_lossy(sender: HostCapture, client: HostCapture) -> bool:
@@ -76,30 +81,46 @@ def _average(capture: HostCapture, metric: str) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _is_mostly_slow(
+class _Way(NamedTuple):
+    """How long an RPC was on its way, and TCP's round trip then, if the server recorded it."""
+
+    us: float
+    rtt_us: int | None
+
+
+def _slow_ways(
     captures: Sequence[HostCapture],
     join: Join,
     least_us: float,
     behind_us: Callable[[int, Operation], float],
-) -> bool:
-    """Return whether every other RPC took this long, without its slot and the server's part.
+) -> Iterator[_Way]:
+    """Yield the RPCs that took this long, without their slots and the servers' parts.
 
-    Those that did stand among the operations one by one.
+    They stand among the operations one by one.
     """
-    slow = count = 0
     for index, capture in enumerate(captures):
-        rpcs = (op for op in capture.operations if op.side == "client" and op.layer == "rpc")
-        slow += sum(
-            _on_its_way_us(index, op, join) - behind_us(index, op) >= least_us
-            for op in rpcs
-            if not op.in_flight
-        )
-        for row in capture.latency:
-            if row.side == "client" and row.layer == "rpc":
-                count += sum(row.counts.values())
-    return count > 0 and slow * 2 >= count
+        for op in capture.operations:
+            if op.side == "client" and op.layer == "rpc" and not op.in_flight:
+                way = _way(index, op, join)
+                us = way.us - behind_us(index, op)
+                if us >= least_us:
+                    yield way._replace(us=us)
 
 
-def _on_its_way_us(client: int, rpc: Operation, join: Join) -> int:
-    at_server = join.server_operation(client, rpc)
-    return wall_us(rpc) - (rpc.slot_us or 0) - (wall_us(at_server[1]) if at_server else 0)
+def _way(client: int, rpc: Operation, join: Join) -> _Way:
+    located = join.server_operation(client, rpc)
+    us = wall_us(rpc) - (rpc.slot_us or 0)
+    if located is None:
+        return _Way(us, None)
+    at_server = located[1]
+    return _Way(us - wall_us(at_server), at_server.rtt_us)
+
+
+def _count(captures: Sequence[HostCapture]) -> int:
+    """Return how many RPCs the clients sent in all."""
+    return sum(
+        sum(row.counts.values())
+        for capture in captures
+        for row in capture.latency
+        if row.side == "client" and row.layer == "rpc"
+    )
