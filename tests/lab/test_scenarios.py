@@ -16,10 +16,17 @@ from conftest import run_lab
     "scenario",
     [
         "chain-disk",
+        "clamav",
+        "client-agent",
         "cpu-realtime",
         "delegation-held",
+        "disk-read",
+        "fapolicyd",
+        "frozen",
+        "full-load",
         "many-workers",
         "packet-loss",
+        "packets-held",
     ],
 )
 def test_scenario_is_scored_right(scenario: str, tmp_path: Path) -> None:
