@@ -127,6 +127,6 @@ int on_block_rq_complete(struct bpf_raw_tracepoint_args *ctx)
 	if (!val)
 		return 0;
 	__sync_fetch_and_add(&val->queued_ns, now - made);
-	__sync_fetch_and_add(&val->bytes, bytes);
+	__sync_fetch_and_add(&val->moved_bytes, bytes);
 	return 0;
 }

@@ -257,7 +257,7 @@ struct use_val {
 	u64 most; /* at once */
 	/* Of a disk: how long its requests took since they were made, and what they moved. */
 	u64 queued_ns;
-	u64 bytes;
+	u64 moved_bytes;
 };
 
 /* Things that happened, counted by interval. Value: u64. */

@@ -171,7 +171,7 @@ class DiskUse:
     client: str | None = None
     write: bool | None = None
     queued_us: int | None = None
-    bytes: int | None = None
+    moved_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -314,7 +314,7 @@ class UseVal(ctypes.Structure):
         ("amount", _u64),
         ("most", _u64),
         ("queued_ns", _u64),
-        ("bytes", _u64),
+        ("moved_bytes", _u64),
     ]
 
 

@@ -335,7 +335,7 @@ DISK_USE = Table(
         _c("requests", "int64", "how many were completed", "12"),
         _c("busy_us", "int64", "time they had the disk", "61000"),
         _n("queued_us", "int64", "how long they took since they were made, added up", "301000"),
-        _n("bytes", "int64", "what they moved", "49152"),
+        _n("moved_bytes", "int64", "what they moved", "49152"),
     ),
 )
 

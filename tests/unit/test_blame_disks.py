@@ -67,8 +67,8 @@ class TestDisk:
             Sample(START + timedelta(seconds=9), "disk", "vdb", metric, value)
             for metric, value in figures.items()
         ]
-        ours = self.use(busy=2, bytes=9_000_000)
-        nfsds = self.use(process=None, client=CLIENT, bytes=1_000_000)
+        ours = self.use(busy=2, moved_bytes=9_000_000)
+        nfsds = self.use(process=None, client=CLIENT, moved_bytes=1_000_000)
         offset = round(START.timestamp() * 1e6)
         (first,) = self.analysis(
             ours, nfsds, samples=looks, wall_minus_mono_us=offset

@@ -144,8 +144,8 @@ def test_a_disk_that_is_slow_itself_is_named(figures: tuple[dict[str, float], ..
 
 
 def test_who_has_a_disk_move_far_more_than_while_it_was_quick_is_named() -> None:
-    large = replace(for_client(queued=9), bytes=20_000_000)
-    readers = replace(OTHERS, client=OTHER, queued_us=us(30), bytes=40_000)
+    large = replace(for_client(queued=9), moved_bytes=20_000_000)
+    readers = replace(OTHERS, client=OTHER, queued_us=us(30), moved_bytes=40_000)
     assert first(*scene(large, readers, figures=(QUICK, FEW))) == ("copyd", "disk", "client")
 
 

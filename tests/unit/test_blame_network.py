@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -124,6 +125,10 @@ def test_a_network_is_at_fault_where_tcp_takes_as_long_itself(
 ) -> None:
     many = rpcs(*range(1000, 10_000, 1000), us(0.3))
     here = client([rpc(1, 1.3, xid=5), rpc(2, 2.3, xid=6)], latency=[many])
-    known = served(1, 1.001, xid=5, rtt_us=None if rtt is None else us(rtt))
-    there = server([known], addresses=frozenset({SERVER}))
+    known = [
+        served(at, at + 0.001, xid=xid, rtt_us=None if rtt is None else us(rtt))
+        for xid, at in ((5, 1), (6, 2))
+    ]
+    there = server(known, addresses=frozenset({SERVER}))
     assert is_at_fault(here, there) == named
+    assert not is_at_fault(here, replace(there, operations=known[:1]))

@@ -66,8 +66,8 @@ def test_a_wait_is_shared_by_whom_the_disk_worked_for() -> None:
     assert found.shares("vdb", 50, 150) == {AGENT: 0.8, REDIS: 0.1}
 
 
-def moved(moved_bytes: int, process: ProcessKey | None = AGENT, **for_whom: str) -> DiskUse:
-    return replace(used(0, 100, 20, process), bytes=moved_bytes, **for_whom)
+def moved(size: int, process: ProcessKey | None = AGENT, **for_whom: str) -> DiskUse:
+    return replace(used(0, 100, 20, process), moved_bytes=size, **for_whom)
 
 
 def test_where_the_time_goes_into_what_is_moved_it_is_his_who_had_it_moved() -> None:

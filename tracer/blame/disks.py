@@ -70,9 +70,9 @@ class DiskUsers:
             return {}
         moved_bytes: defaultdict[ProcessKey | None, float] = defaultdict(float)
         for use, part in self._uses[disk].during(start, end) if disk in self._uses else ():
-            moved_bytes[use.process] += (use.bytes or 0) * part
+            moved_bytes[use.process] += (use.moved_bytes or 0) * part
         rows = list(self._during(disk, start, end))
-        whole = sum((use.bytes or 0) * part for use, part in rows)
+        whole = sum((use.moved_bytes or 0) * part for use, part in rows)
         busy = min(1.0, sum(use.busy_us * part for use, part in rows) / (end - start))
         return {process: busy * moved / whole for process, moved in moved_bytes.items() if whole}
 
@@ -82,11 +82,11 @@ class DiskUsers:
 
     def moved_for(self, disk: str, start: int, end: int) -> dict[Work, float]:
         """Return which part of what a disk moved which client had asked for."""
-        return self._parts(disk, start, end, lambda use: use.bytes or 0)
+        return self._parts(disk, start, end, lambda use: use.moved_bytes or 0)
 
     def moved_bytes(self, disk: str, start: int, end: int) -> float:
         """Return how many bytes a disk moved, as far as it is known for whom."""
-        return sum((use.bytes or 0) * part for use, part in self._during(disk, start, end))
+        return sum((use.moved_bytes or 0) * part for use, part in self._during(disk, start, end))
 
     def _parts(
         self, disk: str, start: int, end: int, figure: Callable[[DiskUse], int]

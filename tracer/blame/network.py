@@ -23,6 +23,7 @@ _REPEATED_PER_S: Final = 0.2
 _REPEATED_SHARE: Final = 0.001
 # TCP's round trip is an average that follows what it measures slowly.
 _OF_WAY: Final = 0.5
+_SEVERAL: Final = 2
 # Acknowledgements that come late make a host repeat what it then hears was there (D-SACK); where
 # that is not said, much of it may be repeated for nothing.
 _LOSSY_SHARE: Final = 0.01
@@ -48,7 +49,8 @@ def is_at_fault(
         return True
     slow = list(_slow_ways(captures, join, threshold_us / 2, behind_us))
     far = [way.rtt_us >= way.us * _OF_WAY for way in slow if way.rtt_us is not None]
-    return 0 < len(far) <= 2 * sum(far) or 0 < _count(captures) <= 2 * len(slow)
+    is_far = len(far) >= _SEVERAL and sum(far) * 2 >= len(far)
+    return is_far or 0 < _count(captures) <= 2 * len(slow)
 
 
 def is_lossy(sender: HostCapture, client: HostCapture) -> bool:

@@ -42,7 +42,7 @@ class _Use(NamedTuple):
     amount: int
     most: int
     queued_ns: int
-    bytes: int
+    moved_bytes: int
 
 
 def disk_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
@@ -63,7 +63,7 @@ def disk_rows(payload: bytes, ts_us: int, look: Lookups) -> list[Row]:
             amount=sum(use.amount for use in uses),
             most=max(use.most for use in uses),
             queued_ns=sum(use.queued_ns for use in uses),
-            bytes=sum(use.bytes for use in uses),
+            moved_bytes=sum(use.moved_bytes for use in uses),
         )
         if _matters(whole):
             rows.append({"pid": None, "start_us": None} | _disk_row(whole, ts_us, look))
@@ -146,5 +146,5 @@ def _disk_row(use: _Use, ts_us: int, look: Lookups) -> Row:
         "requests": use.times,
         "busy_us": use.amount // 1000,
         "queued_us": use.queued_ns // 1000,
-        "bytes": use.bytes,
+        "moved_bytes": use.moved_bytes,
     }
