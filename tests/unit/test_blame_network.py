@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,15 +9,23 @@ from blame_cases import SERVER, client, quiet_samples, rpc, served, server, us
 
 from tracer.blame import network
 from tracer.blame.join import Join
+from tracer.blame.network import Evidence
 from tracer.histogram import bucket_of
 from tracer.model import Count, Event, HostCapture, LatencyRow, Sample
 
 THRESHOLD_US = 100_000
 
 
-def is_at_fault(*captures: HostCapture, behind: float = 0) -> bool:
+def evidence(*captures: HostCapture, behind: float = 0, rtt: float | None = None) -> Evidence:
     """``behind``: for how many seconds each RPC was behind others' data."""
-    return network.is_at_fault(captures, Join(captures), THRESHOLD_US, lambda *_: us(behind))
+    rtt_us = None if rtt is None else us(rtt)
+    return network.evidence(
+        captures, Join(captures), THRESHOLD_US, lambda *_: us(behind), lambda *_: rtt_us
+    )
+
+
+def is_at_fault(*captures: HostCapture, behind: float = 0) -> bool:
+    return evidence(*captures, behind=behind) > Evidence.NONE
 
 
 def rpcs(*walls_us: int) -> LatencyRow:
@@ -124,11 +131,14 @@ def test_a_network_is_at_fault_where_tcp_takes_as_long_itself(
     rtt: float | None, named: bool
 ) -> None:
     many = rpcs(*range(1000, 10_000, 1000), us(0.3))
-    here = client([rpc(1, 1.3, xid=5), rpc(2, 2.3, xid=6)], latency=[many])
-    known = [
-        served(at, at + 0.001, xid=xid, rtt_us=None if rtt is None else us(rtt))
-        for xid, at in ((5, 1), (6, 2))
-    ]
-    there = server(known, addresses=frozenset({SERVER}))
-    assert is_at_fault(here, there) == named
-    assert not is_at_fault(here, replace(there, operations=known[:1]))
+    slow = [rpc(1, 1.3, xid=5), rpc(2, 2.3, xid=6)]
+    shows = evidence(client(slow, latency=[many]), rtt=rtt)
+    assert shows == (Evidence.PLAIN if named else Evidence.NONE)
+    assert evidence(client(slow[:1], latency=[many]), rtt=rtt) == Evidence.NONE
+
+
+@pytest.mark.parametrize(
+    ("rate", "shows"), [(0.1, Evidence.NONE), (3, Evidence.SOME), (8, Evidence.PLAIN)]
+)
+def test_the_more_is_repeated_the_plainer(rate: float, shows: Evidence) -> None:
+    assert evidence(client(samples=repeated(rate) + sent(100))) == shows

@@ -49,7 +49,7 @@ from tracer.blame.intervals import (
 )
 from tracer.blame.join import Join
 from tracer.blame.load import Load
-from tracer.blame.network import is_at_fault
+from tracer.blame.network import Evidence, evidence
 from tracer.blame.occupancy import FastWaits, Occupancy
 from tracer.blame.paths import RpcPath
 from tracer.blame.remote import Remote
@@ -92,12 +92,15 @@ class Ledger:
         self._warm: set[int] = set()
 
     @cached_property
-    def network_is_at_fault(self) -> bool:
-        """Whether something shows in the network itself, beside time left over."""
+    def network(self) -> Evidence:
+        """How plainly something shows in the network itself, beside time left over."""
+        if self.unanswered:
+            return Evidence.PLAIN
         captures = [host.capture for host in self.hosts]
         threshold_us = min((one.threshold_us for one in captures), default=0)
-        at_fault = is_at_fault(captures, self.join, threshold_us, self.transit.behind_us)
-        return at_fault or bool(self.unanswered)
+        return evidence(
+            captures, self.join, threshold_us, self.transit.behind_us, self.transit.rtt_us
+        )
 
     @cached_property
     def unanswered(self) -> list[Operation]:

@@ -1,4 +1,4 @@
-"""Whether a network may be named: by what shows there, not by time that is left over.
+"""Whether a network may be named, by what shows there and not by time that is left over.
 
 What neither host accounts for is put down to the network in the ledger. On hosts that are
 busy, or emulated, some of it always is.
@@ -7,7 +7,8 @@ busy, or emulated, some of it always is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from enum import IntEnum
+from typing import Final
 
 from tracer.blame.hosts import nfsd_restarted
 from tracer.blame.intervals import wall_us
@@ -21,6 +22,7 @@ _PACKET: Final = "packet"
 # A segment now and then is repeated on any network, and one in thousands of a bulk transfer.
 _REPEATED_PER_S: Final = 0.2
 _REPEATED_SHARE: Final = 0.001
+_PLAIN_SHARE: Final = 0.05
 # TCP's round trip is an average that follows what it measures slowly.
 _OF_WAY: Final = 0.5
 _SEVERAL: Final = 2
@@ -29,28 +31,45 @@ _SEVERAL: Final = 2
 _LOSSY_SHARE: Final = 0.01
 
 
-def is_at_fault(
+class Evidence(IntEnum):
+    """How plainly a network shows to be at fault."""
+
+    NONE = 0
+    SOME = 1  # a busy or emulated host makes the like
+    PLAIN = 2
+
+
+def evidence(
     captures: Sequence[HostCapture],
     join: Join,
     threshold_us: int,
     behind_us: Callable[[int, Operation], float],
-) -> bool:
+    rtt_us: Callable[[int, Operation], float | None],
+) -> Evidence:
     """Return whether RPCs or TCP segments were repeated, or RPCs were long on their way.
 
-    Every other RPC of all, or every other of those that were, with TCP's own round trip as long.
+    Every other RPC of all, or every other of those that were, with TCP's own round trip as long:
+    that is plain, and so are very many segments.
     ``behind_us``: how long a client's RPC was behind others' data; that is a load, not a fault.
+    ``rtt_us``: TCP's round trip while it was on its way, None if that is not known.
 
     Not where a process held packets back, or a server's threads were stopped: they are
     repeated for that.
     """
     if _explained(captures):
-        return False
-    if _is_broken(captures) or any(_repeats(one, _REPEATED_SHARE) for one in captures):
-        return True
+        return Evidence.NONE
     slow = list(_slow_ways(captures, join, threshold_us / 2, behind_us))
-    far = [way.rtt_us >= way.us * _OF_WAY for way in slow if way.rtt_us is not None]
+    trips = ((us, rtt_us(index, rpc)) for index, rpc, us in slow)
+    far = [trip >= us * _OF_WAY for us, trip in trips if trip is not None]
     is_far = len(far) >= _SEVERAL and sum(far) * 2 >= len(far)
-    return is_far or 0 < _count(captures) <= 2 * len(slow)
+    if is_far or any(_repeats(one, _PLAIN_SHARE) for one in captures):
+        return Evidence.PLAIN
+    is_known = (
+        _is_broken(captures)
+        or any(_repeats(one, _REPEATED_SHARE) for one in captures)
+        or 0 < _count(captures) <= 2 * len(slow)
+    )
+    return Evidence.SOME if is_known else Evidence.NONE
 
 
 def is_lossy(sender: HostCapture, client: HostCapture) -> bool:
@@ -83,39 +102,28 @@ def _average(capture: HostCapture, metric: str) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-class _Way(NamedTuple):
-    """How long an RPC was on its way, and TCP's round trip then, if the server recorded it."""
-
-    us: float
-    rtt_us: int | None
-
-
 def _slow_ways(
     captures: Sequence[HostCapture],
     join: Join,
     least_us: float,
     behind_us: Callable[[int, Operation], float],
-) -> Iterator[_Way]:
-    """Yield the RPCs that took this long, without their slots and the servers' parts.
+) -> Iterator[tuple[int, Operation, float]]:
+    """Yield capture, RPC and time of those that were so long on their way, and no one's.
 
     They stand among the operations one by one.
     """
     for index, capture in enumerate(captures):
         for op in capture.operations:
             if op.side == "client" and op.layer == "rpc" and not op.in_flight:
-                way = _way(index, op, join)
-                us = way.us - behind_us(index, op)
+                us = _on_its_way_us(index, op, join) - behind_us(index, op)
                 if us >= least_us:
-                    yield way._replace(us=us)
+                    yield index, op, us
 
 
-def _way(client: int, rpc: Operation, join: Join) -> _Way:
-    located = join.server_operation(client, rpc)
-    us = wall_us(rpc) - (rpc.slot_us or 0)
-    if located is None:
-        return _Way(us, None)
-    at_server = located[1]
-    return _Way(us - wall_us(at_server), at_server.rtt_us)
+def _on_its_way_us(client: int, rpc: Operation, join: Join) -> int:
+    """Return how long an RPC took without its slot and the server's part."""
+    at_server = join.server_operation(client, rpc)
+    return wall_us(rpc) - (rpc.slot_us or 0) - (wall_us(at_server[1]) if at_server else 0)
 
 
 def _count(captures: Sequence[HostCapture]) -> int:

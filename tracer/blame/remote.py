@@ -228,7 +228,7 @@ class Remote:
         """
         if charge.culprit is None or charge.culprit.kind == "device":
             return charge.cause == "unknown"
-        return charge.cause != "network" or self._ledger.network_is_at_fault
+        return charge.cause != "network" or bool(self._ledger.network)
 
     def _send_mix(self, host: int, rpc: Operation, phase: Phase, start: int, end: int) -> Mix:
         if phase.end - phase.start < _TINY_SEND_US:

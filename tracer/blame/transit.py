@@ -18,6 +18,7 @@ from tracer.blame.charge import (
 from tracer.blame.connection import Ahead, Connection
 from tracer.blame.intervals import wall_us
 from tracer.blame.network import is_lossy
+from tracer.blame.paths import remote_window
 from tracer.model import Operation
 
 if TYPE_CHECKING:
@@ -144,6 +145,11 @@ class Transit:
     def behind_us(self, host: int, rpc: Operation) -> float:
         """Return how long an RPC was behind the data of others on its way."""
         return self._connection(host, rpc).behind_us(rpc)
+
+    def rtt_us(self, host: int, rpc: Operation) -> int | None:
+        """Return the longest round trip that TCP took while an RPC was on its way, if known."""
+        window = remote_window(rpc)
+        return self._connection(host, rpc).rtt_us(*window) if window else None
 
     def _delayed(self, index: int, delay: Operation, start: float, end: float) -> Mix:
         """Return what a delay's part of a time on the wire went to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from tracer.blame.kthreads import works_for
 from tracer.blame.ledger import Ledger
 from tracer.blame.middlemen import Middlemen
 from tracer.blame.names import executable
+from tracer.blame.network import Evidence
 from tracer.blame.occupancy import STOPPED
 from tracer.blame.queued import queue_lines
 from tracer.blame.stalls import Stall, Victim
@@ -29,9 +31,7 @@ from tracer.model import HostCapture, Process
 
 # Below either of these a culprit is noise: it stays in the ledger only. Moments without a
 # free thread or CPU and behind others' requests are normal, mountd is asked for what nfsd has
-# forgotten, and drivers and filters take a little of each operation: they must matter more. What
-# nothing else accounts for is put down to the wire, so a network is named only where it is most
-# of all.
+# forgotten, and drivers and filters take a little of each operation: they must matter more.
 _NOISE_US: Final = 50_000
 _NOISE_SHARE: Final = 0.01
 _NOISE_SHARES: Final[Mapping[str, float]] = {
@@ -44,7 +44,13 @@ _NOISE_SHARES: Final[Mapping[str, float]] = {
     "module": 0.05,
     "bpf": 0.05,
     "slot": 0.1,
-    "network": 0.5,
+}
+# What nothing else accounts for is put down to the wire, so a network is named only where that is
+# most of all, or something shows there plainly; never if nothing does.
+_NETWORK_SHARES: Final[Mapping[Evidence, float]] = {
+    Evidence.NONE: math.inf,
+    Evidence.SOME: 0.5,
+    Evidence.PLAIN: 0.2,
 }
 # A device has slow moments, too, and no one else is behind them.
 _DEVICE_SHARE: Final = 0.25
@@ -135,8 +141,9 @@ def verdict_of(ledger: Ledger, stalls: Sequence[Stall], which: str = "") -> Verd
         item
         for item in found.items()
         # Among those who wait for somebody else.
-        if item[1].stall_us >= _least_us(item[0], total - item[1].own_us, item[0] in direct)
-        and (item[0][1] != "network" or item[0] in direct or ledger.network_is_at_fault)
+        if item[1].stall_us
+        >= _least_share(item[0], item[0] in direct, ledger) * (total - item[1].own_us)
+        and item[1].stall_us >= _NOISE_US
     )
     ranked = sorted(
         shown,
@@ -182,18 +189,17 @@ def _capture_of(culprit: Culprit, captures: Iterable[HostCapture]) -> HostCaptur
     return next(iter(knowing or of_host), None)
 
 
-def _least_us(key: Blame, total_us: int, seen: bool) -> float:
-    """Return the stall time from which on a culprit is worth naming.
+def _least_share(key: Blame, seen: bool, ledger: Ledger) -> float:
+    """Return the share of the stall time from which on a culprit is worth naming.
 
     ``seen``: it stands in waits themselves, and is not just what was left over.
     """
     culprit, cause = key
-    share = _NOISE_SHARES.get(cause, _NOISE_SHARE)
-    if cause == "network" and seen:
-        share = _RECEIVER_SHARE
+    if cause == "network":
+        return _RECEIVER_SHARE if seen else _NETWORK_SHARES[ledger.network]
     if culprit.kind == "device":
-        share = _DEVICE_SHARE
-    return max(share * total_us, _NOISE_US)
+        return _DEVICE_SHARE
+    return _NOISE_SHARES.get(cause, _NOISE_SHARE)
 
 
 def _blamed(
