@@ -179,6 +179,16 @@ def test_but_count_for_who_holds_up_others_by_them() -> None:
     assert sum(analysis.causes.values()) == analysis.total_us
 
 
+def test_who_holds_up_others_is_measured_by_them_however_long_he_waits_himself() -> None:
+    copyd = Process(ProcessKey(900, 6_000_000), comm="copyd", exe="/opt/copy/copyd")
+    writes = [replace(one, process=None, writer=copyd.key) for one in HOLDERS]
+    there = [served(0, 10, xid=number, nfs_op="WRITE") for number in range(3)]
+    own = rpc(1, 201, xid=8, slot_us=us(8), process=copyd.key)
+    ours = client([*writes, WAITING, own], processes=processes(copyd))
+    (blamed,) = analyse([ours, server(there, addresses=frozenset({SERVER}))]).verdict.culprits
+    assert (blamed.culprit.name, blamed.stall_us) == ("copyd", us(16))
+
+
 def test_what_is_unknown_of_those_with_slots_is_nobody_s() -> None:
     writes = [replace(one, process=None, writer=ProcessKey(900, 6_000_000)) for one in HOLDERS]
     lost = [served(0, 10, xid=number, nfs_op="WRITE", waits_lost_us=us(10)) for number in range(3)]

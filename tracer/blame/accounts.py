@@ -11,7 +11,7 @@ from tracer.blame.causes import OF_LOAD, Cause
 from tracer.blame.charge import Charge, Culprit, Link
 from tracer.blame.programs import Program, program_of
 from tracer.blame.stalls import Stall, Victim
-from tracer.model import HostCapture
+from tracer.model import HostCapture, ProcessKey
 
 # Everyone waits a little for everything: it counts where an operation's waits for it are of this
 # part of the threshold by themselves. What is left over goes to the network: there it is all.
@@ -26,7 +26,8 @@ Blame: TypeAlias = tuple[Culprit, Cause]
 class Account:
     """Stall time of one culprit and cause.
 
-    ``own_us``: what its own requests did to it besides, which is nobody's, see own.py.
+    ``own_us``: its own operations, where its requests are what others wait for: who asks for
+    much is measured by what it does to others.
     """
 
     stall_us: int = 0
@@ -60,10 +61,15 @@ class Programs:
             group.sort(key=lambda one: _is_named_otherwise(one, programs[one]))
         self._members = {group[0]: tuple(group) for group in groups.values()}
         self._first = {one: group[0] for group in groups.values() for one in group}
+        self._of_process = {(one.host, one.process): first for one, first in self._first.items()}
 
     def first(self, culprit: Culprit) -> Culprit:
         """Return who stands for a culprit's program."""
         return self._first.get(culprit, culprit)
+
+    def of_process(self, host: str, process: ProcessKey | None) -> Culprit | None:
+        """Return who stands for a process's program, None if nothing is charged to any of it."""
+        return self._of_process.get((host, process)) if process else None
 
     def members(self, first: Culprit) -> tuple[Culprit, ...]:
         """Return all culprits that one stands for, itself included."""
@@ -103,9 +109,10 @@ def accounts(
 def _own_times(stalls: Iterable[Stall], programs: Programs) -> Counter[Culprit]:
     times: Counter[Culprit] = Counter()
     for stall in stalls:
-        for charge, us in stall.bill.items():
-            if charge.own is not None:
-                times[programs.first(charge.own)] += us
+        op = stall.operation
+        owner = programs.of_process(op.host, op.process or op.writer)
+        if owner is not None:
+            times[owner] += stall.stall_us
     return times
 
 
