@@ -47,9 +47,11 @@ from tracer.model import (
     DiskUse,
     IntervalWaits,
     JournalUse,
+    LatencyRow,
     Operation,
     Process,
     ProcessKey,
+    Sample,
     Wait,
 )
 
@@ -349,6 +351,26 @@ class TestClient:
         assert causes([server(theirs), client([done, vfs, stuck])], vfs) == {"network": 8}
         lossy = server(theirs, losses={"ring_full": 3})
         assert causes([lossy, client([done, vfs, stuck])], vfs) == {"unknown": 8}
+
+    @pytest.mark.parametrize(
+        ("lost", "repeated", "cause"),
+        [(3, 8.0, "network"), (3, 1.0, "unknown"), (30, 8.0, "unknown")],
+    )
+    def test_where_a_network_is_plainly_at_fault_few_losses_do_not_hide_it(
+        self, lost, repeated, cause
+    ):
+        ts = START + timedelta(seconds=1)
+        sent, again = (
+            Sample(ts, "tcp", None, metric, value)
+            for metric, value in (("out_segs_per_s", 100.0), ("retrans_segs_per_s", repeated))
+        )
+        served_in_all = [LatencyRow("server", "rpc", "COMPOUND", {40: 100}, 0, 0)]
+        theirs = [served(49.04, 49.06, xid=77), served(61, 61.2, xid=78)]
+        vfs = call(12, 20)
+        under = rpc(12, 20, xid=99, parent_id=vfs.op_id)
+        there = server(theirs, losses={"missed_event": lost}, latency=served_in_all)
+        here = client([rpc(9, 9.1, xid=77), vfs, under], samples=[sent, again])
+        assert causes([there, here], vfs) == {cause: 8}
 
     def test_call_from_before_recording_is_charged_by_the_end_of_the_capture(self):
         blockers = [

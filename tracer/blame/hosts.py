@@ -190,10 +190,19 @@ class Host:
         starts = (self.capture.mono_us(one.ts) for one in self.capture.events if _is_start(one))
         return tuple(start for start in starts if start is not None)
 
-    @property
-    def may_lack_operations(self) -> bool:
-        """Return whether operations were lost: then one that is not there proves nothing."""
-        return any(self.capture.losses.get(reason) for reason in OF_OPERATIONS)
+    @cached_property
+    def lost_part(self) -> float:
+        """Return how many operations were lost at most, as a part of the RPCs that it served.
+
+        If any was, one that is not there proves nothing by itself.
+        """
+        lost = sum(self.capture.losses.get(reason, 0) for reason in OF_OPERATIONS)
+        served = sum(
+            sum(row.counts.values())
+            for row in self.capture.latency
+            if row.side == "server" and row.layer == "rpc"
+        )
+        return lost / max(1, served)
 
     @property
     def shows_all_in_flight(self) -> bool:

@@ -93,9 +93,12 @@ class Ledger:
 
     @cached_property
     def network(self) -> Evidence:
+        """How plainly a network is at fault: something shows there, or RPCs went unanswered."""
+        return Evidence.PLAIN if self.unanswered else self.shows_in_network
+
+    @cached_property
+    def shows_in_network(self) -> Evidence:
         """How plainly something shows in the network itself, beside time left over."""
-        if self.unanswered:
-            return Evidence.PLAIN
         captures = [host.capture for host in self.hosts]
         threshold_us = min((one.threshold_us for one in captures), default=0)
         return evidence(

@@ -17,11 +17,12 @@ from tracer.blame.charge import (
 )
 from tracer.blame.connection import Ahead, Connection
 from tracer.blame.intervals import wall_us
-from tracer.blame.network import is_lossy
+from tracer.blame.network import Evidence, is_lossy
 from tracer.blame.paths import remote_window
 from tracer.model import Operation
 
 if TYPE_CHECKING:
+    from tracer.blame.hosts import Host
     from tracer.blame.ledger import Ledger
 
 # How long after a server was started anew its clients may still try to connect: their first
@@ -33,6 +34,9 @@ _RECONNECT_US: Final = 5_000_000
 _FOR_DAEMONS: Final = frozenset(
     {"MOUNT", "UMOUNT", "SET", "UNSET", "GETPORT", "GETADDR", "MONITOR", "UNMONITOR"}
 )
+
+# Kernels that preempt themselves lose an event now and then, see losses.MISSED_EVENT.
+_FEW_LOST: Final = 0.1
 
 # From when to when, by the client's clock.
 Part: TypeAlias = tuple[float, float]
@@ -70,7 +74,7 @@ class Transit:
         there = self._ledger.hosts[server]
         # One that was put off is no operation until it is taken up again.
         deferred = any(row.kind == "deferred" for row in there.capture.counts)
-        if offset is None or deferred or there.may_lack_operations or rpc.op in _FOR_DAEMONS:
+        if offset is None or deferred or self._may_lack(there) or rpc.op in _FOR_DAEMONS:
             return UNKNOWN
         first, last = there.recorded
         here = self._ledger.hosts[host]
@@ -80,6 +84,14 @@ class Transit:
             return UNKNOWN
         coarser = there.capture.threshold_us > 2 * here.capture.threshold_us
         return UNKNOWN if coarser else self.network(host, rpc)
+
+    def _may_lack(self, there: Host) -> bool:
+        """Return whether a server's operation may have been lost, and not be on the wire.
+
+        Where the network is plainly at fault that is not what few losses are behind.
+        """
+        is_plain = there.lost_part <= _FEW_LOST and self._ledger.shows_in_network is Evidence.PLAIN
+        return there.lost_part > 0 and not is_plain
 
     def to_server(
         self, host: int, rpc: Operation, server: int, sent: float, part: Part, rest: Charge
