@@ -21,7 +21,8 @@ from blame_cases import (
 )
 
 from tracer.blame import Analysis, analyse
-from tracer.blame.connection import Ahead, Lane, Passage
+from tracer.blame.connection import Ahead, Connection, Lane, Passage
+from tracer.blame.join import Join
 from tracer.model import Count, HostCapture, Operation, Process, ProcessKey
 
 COPY, TWIN, OPENER = ProcessKey(70, 7_000), ProcessKey(71, 7_100), ProcessKey(80, 8_000)
@@ -201,3 +202,12 @@ def test_a_request_that_waits_for_the_socket_is_behind_what_is_written_to_it() -
     ]
     here = replace(here, operations=(*others, replace(last, **waits)))
     assert of_opener(analyse([there, here]), "slot", "copyd") > 0.2
+
+
+def test_two_rpcs_of_one_id_at_one_time_are_no_error() -> None:
+    twins = [
+        rpc(1, 2, op_id=7, send_us=us(1), remote_us=0, begin_known=known) for known in (True, False)
+    ]
+    captures = [client(twins)]
+    lane = Connection(Join(captures), 0, twins).into_socket
+    assert list(lane.ahead(us(2), us(1), us(2))) == []

@@ -98,14 +98,16 @@ class Connection:
     def into_socket(self) -> Lane:
         """Return the requests as they are written to the socket, until the next one is."""
         begun = sorted(
-            (phase.end, rpc.op_id, rpc)
-            for rpc in self._rpcs
-            for phase in phases(rpc)
-            if phase.name == "send" and rpc.remote_us is not None
+            (
+                (phase.end, rpc)
+                for rpc in self._rpcs
+                for phase in phases(rpc)
+                if phase.name == "send" and rpc.remote_us is not None
+            ),
+            # Not by the RPCs themselves: a broken capture may have two of one id at one time.
+            key=lambda one: (one[0], one[1].op_id),
         )
-        ways = (
-            Passage(begin, following, rpc) for (begin, _, rpc), (following, _, _) in pairwise(begun)
-        )
+        ways = (Passage(begin, following, rpc) for (begin, rpc), (following, _) in pairwise(begun))
         return Lane(ways, _TO_SERVER)
 
     def rtt_us(self, start: float, end: float) -> int | None:
