@@ -336,6 +336,11 @@ class HostCapture:
     incomplete: tuple[str, ...] = ()
     wall_minus_mono_us: int | None = None
 
+    def rpcs_ended(self, side: Side) -> int:
+        """Return how many RPCs of a side ended while it was recorded."""
+        rows = (row for row in self.latency if row.side == side and row.layer == "rpc")
+        return sum(sum(row.counts.values()) for row in rows)
+
     def mono_us(self, moment: datetime) -> float | None:
         """Return a moment on the host's CLOCK_MONOTONIC; None if its clocks are not known."""
         if self.wall_minus_mono_us is None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, TypeAlias
 
 from tracer.blame.timeline import Timeline
 from tracer.model import DiskUse, HostCapture, Process, ProcessKey
@@ -30,6 +30,21 @@ class Work(NamedTuple):
 
     client: str
     write: bool
+
+
+_Figure: TypeAlias = Callable[[DiskUse], int]
+
+
+def _busy_us(use: DiskUse) -> int:
+    return use.busy_us
+
+
+def _queued_us(use: DiskUse) -> int:
+    return use.queued_us or 0
+
+
+def _moved_bytes(use: DiskUse) -> int:
+    return use.moved_bytes or 0
 
 
 class DiskUsers:
@@ -54,11 +69,7 @@ class DiskUsers:
 
     def shares(self, disk: str | None, start: int, end: int) -> dict[ProcessKey | None, float]:
         """Return which part of ``start``..``end`` the disk worked for whom; at most 1 in all."""
-        if disk is None or disk not in self._uses or end <= start:
-            return {}
-        busy_us: defaultdict[ProcessKey | None, float] = defaultdict(float)
-        for use, part in self._uses[disk].during(start, end):
-            busy_us[use.process] += use.busy_us * part
+        busy_us = self._by_process(disk, start, end, _busy_us)
         whole = max(end - start, sum(busy_us.values()))
         return {process: us / whole for process, us in busy_us.items()}
 
@@ -66,42 +77,51 @@ class DiskUsers:
         self, disk: str | None, start: int, end: int
     ) -> dict[ProcessKey | None, float]:
         """Return the same where the time goes into what the disk moves."""
-        if disk is None or end <= start:
+        moved_bytes = self._by_process(disk, start, end, _moved_bytes)
+        if disk is None or not moved_bytes:
             return {}
-        moved_bytes: defaultdict[ProcessKey | None, float] = defaultdict(float)
-        for use, part in self._uses[disk].during(start, end) if disk in self._uses else ():
-            moved_bytes[use.process] += (use.moved_bytes or 0) * part
-        rows = list(self._during(disk, start, end))
-        whole = sum((use.moved_bytes or 0) * part for use, part in rows)
-        busy = min(1.0, sum(use.busy_us * part for use, part in rows) / (end - start))
+        whole = self.moved_bytes(disk, start, end)
+        busy = min(1.0, self._sum(disk, start, end, _busy_us) / (end - start))
         return {process: busy * moved / whole for process, moved in moved_bytes.items() if whole}
 
     def queued_for(self, disk: str, start: int, end: int) -> dict[Work, float]:
         """Return which part of a disk's queue what which client had asked for was."""
-        return self._parts(disk, start, end, lambda use: use.queued_us or 0)
+        return self._parts(disk, start, end, _queued_us)
 
     def moved_for(self, disk: str, start: int, end: int) -> dict[Work, float]:
         """Return which part of what a disk moved which client had asked for."""
-        return self._parts(disk, start, end, lambda use: use.moved_bytes or 0)
+        return self._parts(disk, start, end, _moved_bytes)
 
     def moved_bytes(self, disk: str, start: int, end: int) -> float:
         """Return how many bytes a disk moved, as far as it is known for whom."""
-        return sum((use.moved_bytes or 0) * part for use, part in self._during(disk, start, end))
+        return self._sum(disk, start, end, _moved_bytes)
 
-    def _parts(
-        self, disk: str, start: int, end: int, figure: Callable[[DiskUse], int]
-    ) -> dict[Work, float]:
-        sums: defaultdict[Work | None, float] = defaultdict(float)
-        for use, part in self._during(disk, start, end):
-            work = Work(use.client, bool(use.write)) if use.client else None
-            sums[work] += figure(use) * part
-        whole = sum(sums.values())
-        return {work: amount / whole for work, amount in sums.items() if work and whole}
+    def _by_process(
+        self, disk: str | None, start: int, end: int, figure: _Figure
+    ) -> Mapping[ProcessKey | None, float]:
+        """Return the sums of a figure of what a disk did for whom but nfsd."""
+        sums: defaultdict[ProcessKey | None, float] = defaultdict(float)
+        if disk in self._uses and start < end:
+            for use, part in self._uses[disk].during(start, end):
+                sums[use.process] += figure(use) * part
+        return sums
 
-    def _during(self, disk: str, start: int, end: int) -> Iterator[tuple[DiskUse, float]]:
-        for uses in (self._uses, self._asked, self._besides):
-            if disk in uses:
-                yield from uses[disk].during(start, end)
+    def _parts(self, disk: str, start: int, end: int, figure: _Figure) -> dict[Work, float]:
+        """Return which part of a figure's sum is of what was done for which client."""
+        sums: defaultdict[Work, float] = defaultdict(float)
+        for use, part in self._asked[disk].during(start, end) if disk in self._asked else ():
+            if use.client:
+                sums[Work(use.client, bool(use.write))] += figure(use) * part
+        whole = self._sum(disk, start, end, figure)
+        return {work: amount / whole for work, amount in sums.items() if whole}
+
+    def _sum(self, disk: str, start: int, end: int, figure: _Figure) -> float:
+        """Return the sum of a figure of all that a disk did."""
+        return sum(
+            figure(use) * part
+            for uses in (self._uses, self._asked, self._besides)
+            for use, part in (uses[disk].during(start, end) if disk in uses else ())
+        )
 
     def main_disk(self, process: ProcessKey | None, start: int, end: int) -> str | None:
         """Return the disk that did most of what disks did for a process, None if none did.

@@ -197,12 +197,7 @@ class Host:
         If any was, one that is not there proves nothing by itself.
         """
         lost = sum(self.capture.losses.get(reason, 0) for reason in OF_OPERATIONS)
-        served = sum(
-            sum(row.counts.values())
-            for row in self.capture.latency
-            if row.side == "server" and row.layer == "rpc"
-        )
-        return lost / max(1, served)
+        return lost / max(1, self.capture.rpcs_ended("server"))
 
     @property
     def shows_all_in_flight(self) -> bool:

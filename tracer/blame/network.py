@@ -67,7 +67,7 @@ def evidence(
     is_known = (
         _is_broken(captures)
         or any(_repeats(one, _REPEATED_SHARE) for one in captures)
-        or 0 < _count(captures) <= 2 * len(slow)
+        or 0 < sum(one.rpcs_ended("client") for one in captures) <= 2 * len(slow)
     )
     return Evidence.SOME if is_known else Evidence.NONE
 
@@ -124,13 +124,3 @@ def _on_its_way_us(client: int, rpc: Operation, join: Join) -> int:
     """Return how long an RPC took without its slot and the server's part."""
     at_server = join.server_operation(client, rpc)
     return wall_us(rpc) - (rpc.slot_us or 0) - (wall_us(at_server[1]) if at_server else 0)
-
-
-def _count(captures: Sequence[HostCapture]) -> int:
-    """Return how many RPCs the clients sent in all."""
-    return sum(
-        sum(row.counts.values())
-        for capture in captures
-        for row in capture.latency
-        if row.side == "client" and row.layer == "rpc"
-    )

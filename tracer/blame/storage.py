@@ -120,11 +120,12 @@ class Storage:
 
     def _of_clients(self, disk: str | None, span: Span, is_asked_more: bool, asked: Asked) -> Mix:
         """Return what went to clients that ask a disk for much, or for much at once."""
-        mix: Mix = {}
-        if disk is not None and is_asked_more:
-            mix = asked(disk, self._users.moved_for(disk, span.start, span.end))
-        if disk is not None and not mix and self._devices.is_crowded(disk, span.start, span.end):
-            mix = asked(disk, self._users.queued_for(disk, span.start, span.end))
+        if disk is None:
+            return {}
+        then = disk, span.start, span.end
+        mix = asked(disk, self._users.moved_for(*then)) if is_asked_more else {}
+        if not mix and self._devices.is_crowded(*then):
+            mix = asked(disk, self._users.queued_for(*then))
         return mix
 
     def _fill(self, op: Operation, filled_by: Mapping[ProcessKey, float]) -> Mix:

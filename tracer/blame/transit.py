@@ -88,10 +88,11 @@ class Transit:
     def _may_lack(self, there: Host) -> bool:
         """Return whether a server's operation may have been lost, and not be on the wire.
 
-        Where the network is plainly at fault that is not what few losses are behind.
+        Few losses are not what is behind it where the network is plainly at fault.
         """
-        is_plain = there.lost_part <= _FEW_LOST and self._ledger.shows_in_network is Evidence.PLAIN
-        return there.lost_part > 0 and not is_plain
+        if not there.lost_part:
+            return False
+        return there.lost_part > _FEW_LOST or self._ledger.shows_in_network < Evidence.PLAIN
 
     def to_server(
         self, host: int, rpc: Operation, server: int, sent: float, part: Part, rest: Charge
