@@ -40,6 +40,7 @@ BPF_ARRAY(deferrals, u64, 1);
 
 #include "svc_sock.h"
 #include "disk.h"
+#include "journal.h"
 
 int on_svcsock_data_ready(struct bpf_raw_tracepoint_args *ctx)
 {

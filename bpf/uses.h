@@ -28,21 +28,3 @@ static __always_inline struct use_val *add_use(struct use_key *key, u64 amount)
 		val->most = amount;
 	return val;
 }
-
-/* A process has ended a change of a filesystem: so many blocks more are to be committed. */
-int on_jbd2_handle_stats(struct bpf_raw_tracepoint_args *ctx)
-{
-	u32 blocks = ctx->args[7];
-	struct use_key key = {
-		.slot = bpf_ktime_get_ns() >> USE_SLOT_SHIFT,
-		.dev = ctx->args[0],
-		.kind = USE_JOURNAL,
-	};
-
-	if (!blocks || blocks >> 31 || is_own())
-		return 0;
-	proc_of(current_task(), &key.proc);
-	note_current(&key.proc);
-	add_use(&key, blocks);
-	return 0;
-}

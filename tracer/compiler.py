@@ -31,7 +31,7 @@ from tracer.kernel.btf import Btf
 from tracer.kernel.objects import MapSpec, Object
 from tracer.records import MAP_SIZES, SIDE_CLIENT, SIDE_SERVER
 
-MODULES: Final = ("sunrpc", "nfsd", "nfs", "nfsv4", "nfnetlink_queue")
+MODULES: Final = ("sunrpc", "nfsd", "nfs", "nfsv4", "nfnetlink_queue", "xfs")
 # Numbers of calls that the BPF source names.
 _CALLS: Final = {
     "VFS_PERMISSION": calls.vfs_number("permission"),

@@ -23,6 +23,8 @@ class Probe:
     ``program`` names it in captures and, unless ``template`` does, in the BPF source;
     ``number`` is the call's, put into a template's code. ``older`` are names that the
     target had before. One ``on_demand`` is attached only as long as there is a use for it.
+    One ``if_there`` is of a filesystem: without its module nothing is missed. ``reads``: the
+    struct without which its program is empty.
     """
 
     program: str
@@ -37,6 +39,8 @@ class Probe:
     template: str | None = None
     number: int = 0
     on_demand: bool = False
+    if_there: bool = False
+    reads: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ _TYPED: Final = frozenset(
 )
 
 
+_UNTYPED: Final = "no type information of it (modules have it from 5.11 on)"
 # A kernel before 5.11 has no types of its modules.
 TYPED_MODULE: Final = "sunrpc"
 
@@ -87,6 +92,8 @@ def _tp(
     required: bool = False,
     older: tuple[str, ...] = (),
     on_demand: bool = False,
+    if_there: bool = False,
+    reads: str = "",
 ) -> Probe:
     return Probe(
         program=f"on_{target}",
@@ -99,6 +106,8 @@ def _tp(
         required=required,
         older=older,
         on_demand=on_demand,
+        if_there=if_there,
+        reads=reads,
     )
 
 
@@ -347,6 +356,25 @@ TABLE: Final = (
         "a process has changed a filesystem that keeps a journal",
         "who filled what a journal commits",
         module="jbd2",
+        if_there=True,
+    ),
+    _tp(
+        "xfs_log_ticket_ungrant",
+        "server",
+        "a process has ended a transaction of XFS",
+        "who filled what the log of XFS commits",
+        module="xfs",
+        if_there=True,
+        reads="xlog_ticket",
+    ),
+    _tp(
+        "xfs_log_ticket_regrant",
+        "server",
+        "a process has ended a part of a transaction of XFS",
+        "who filled what the log of XFS commits",
+        module="xfs",
+        if_there=True,
+        reads="xlog_ticket",
     ),
     _tp("svc_process", "server", "begin of a server operation", "the server", required=True),
     _tp("svc_send", "server", "end of a server operation", "the server", required=True),
@@ -513,13 +541,17 @@ def plan(
         if listed.side != "both" and listed.side not in sides:
             continue
         probe = _attachable(_present(listed, has_tracepoint, arguments), modules)
+        if probe.if_there and probe.module not in modules and not has_tracepoint(probe.target):
+            continue
         reason = _why_not(probe, has_tracepoint, arguments, modules)
+        if reason is None and probe.reads and not has_type(probe.reads):
+            reason = _UNTYPED
         if reason is None:
             chosen.append(probe)
         else:
             missing.append(Missing(probe, reason))
     missing += [
-        Missing(_needing(each), "no type information of it (modules have it from 5.11 on)")
+        Missing(_needing(each), _UNTYPED)
         for each in offsets.OPTIONAL
         if each.side in sides and not has_type(each.name)
     ]

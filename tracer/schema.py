@@ -341,7 +341,7 @@ DISK_USE = Table(
 
 JOURNAL_USE = Table(
     "journal_use",
-    "Who filled the journals of a server's filesystems (ext4), by interval: what has changed is "
+    "Who filled the journals of a server's filesystems (ext4, XFS), by interval: what changed is "
     "written to the journal, and whoever wants to be sure of his own change waits for all of it.",
     (
         _TS,
@@ -351,7 +351,12 @@ JOURNAL_USE = Table(
         _c("begin_mono_us", "int64", "they were made from here", "73120000"),
         _c("end_mono_us", "int64", "to here", "74119312"),
         _c("handles", "int64", "how many", "52"),
-        _c("blocks", "int64", "blocks of metadata that they changed", "410"),
+        _c(
+            "blocks",
+            "int64",
+            "blocks of metadata that they changed; of XFS, basic blocks (512 bytes) of log",
+            "410",
+        ),
     ),
 )
 

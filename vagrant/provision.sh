@@ -48,7 +48,8 @@ export_disk() {
 # before: a stall nobody asked for. Both are set while nfsd is down; 10 s is the least it takes.
 no_grace() {
     if has_systemd; then systemctl stop nfs-server; fi
-    modprobe -a lockd nfsd
+    # That of XFS is there for its probes: a scenario may export one.
+    modprobe -a lockd nfsd xfs
     mountpoint -q /proc/fs/nfsd || mount -t nfsd nfsd /proc/fs/nfsd
     # lockd rounds its period up to whole timeouts; server() puts the timeout back.
     sysctl -qw fs.nfs.nlm_grace_period=1 fs.nfs.nlm_timeout=3

@@ -172,6 +172,15 @@ class TestSlowDisk:
         assert "vdb worked 2 s for it, on 900 requests" in first.evidence
         assert both.causes["disk"] == us(2)
 
+    def test_a_worker_of_the_kernel_may_write_it(self):
+        fills = [self.fill(HOG, 800), self.fill(NFSD, 200)]
+        worker = Process(OTHER, comm="kworker/u4:1", kthread=True)
+        rows = processes(self.user, worker, Process(NFSD, comm="nfsd", kthread=True))
+        verdict = self.analysis(self.use(OTHER, 8), journal_use=fills, processes=rows).verdict
+        (first,) = verdict.culprits
+        assert (first.culprit.name, first.cause) == ("scand", "journal")
+        assert first.share == pytest.approx(0.8)
+
     @pytest.mark.parametrize(
         "fills",
         [

@@ -22,6 +22,7 @@ FUNCTIONS: Mapping[tuple[str, str], tuple[str, ...]] = {
     },
 }
 TYPES = frozenset(each.name for each in offsets.OPTIONAL)
+READ = frozenset(probe.reads for probe in probes.TABLE if probe.reads)
 MODULES = frozenset({"vmlinux", "sunrpc", "nfsd", "nfs", "nfsv4"})
 
 
@@ -35,7 +36,7 @@ class Kernel(NamedTuple):
     def arguments(self, module: str, name: str) -> Sequence[str] | None:
         return self.functions.get((module, name)) if module in self.modules else None
 
-    def plan(self, *sides: str, types: frozenset[str] = TYPES) -> probes.Plan:
+    def plan(self, *sides: str, types: frozenset[str] = TYPES | READ) -> probes.Plan:
         return probes.plan(
             sides,
             self.tracepoints.__contains__,
@@ -132,7 +133,8 @@ def test_modules_without_types_still_have_trace_events_and_callers() -> None:
     assert {"svc_process", "rpc_task_begin", "vfs_read", "nfs_fsync_exit"} <= targets(plan.probes)
     typed = {probe.target for probe in plan.probes if probe.kind == "tp_btf"}
     assert typed == {"sched_switch", "sched_waking"}
-    assert targets(each.probe for each in plan.missing) == {"fh_verify", "fh_put", *TYPES}
+    without = {"fh_verify", "fh_put", "xfs_log_ticket_ungrant", "xfs_log_ticket_regrant"}
+    assert targets(each.probe for each in plan.missing) == without | TYPES
     assert {each.probe.required for each in plan.missing} == {False}
     templates = {probe.program: probe.template for probe in plan.probes if probe.number}
     assert templates["vfs_read_enter"] == "any_enter_file_0"
@@ -179,3 +181,24 @@ def test_a_hook_that_a_kernel_does_not_have_is_not_missing() -> None:
     plan = Kernel(functions={k: v for k, v in FUNCTIONS.items() if k != hook}).plan("server")
     assert not plan.missing
     assert hook[1] not in targets(plan.probes)
+
+
+def test_a_filesystem_that_is_not_there_is_not_missed() -> None:
+    without = TRACEPOINTS - {
+        "jbd2_handle_stats",
+        "xfs_log_ticket_ungrant",
+        "xfs_log_ticket_regrant",
+    }
+    plan = Kernel(tracepoints=without).plan("server")
+    assert not plan.missing
+    assert not {"jbd2_handle_stats", "xfs_log_ticket_ungrant"} & targets(plan.probes)
+
+
+def test_one_that_is_there_is_missed_if_it_cannot_be_traced() -> None:
+    programs = {"on_xfs_log_ticket_ungrant", "on_xfs_log_ticket_regrant"}
+    untyped = missing(Kernel().plan("server", types=TYPES))
+    assert set(untyped) == programs
+    assert "no type information" in untyped["on_xfs_log_ticket_ungrant"].reason
+    without = TRACEPOINTS - {"xfs_log_ticket_ungrant", "xfs_log_ticket_regrant"}
+    renamed = Kernel(tracepoints=without, modules=MODULES | {"xfs"}).plan("server")
+    assert set(missing(renamed)) == programs

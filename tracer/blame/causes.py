@@ -100,7 +100,7 @@ ABOUT: Final[Mapping[str, About]] = {
     "journal": About(
         "waits for the filesystem's journal or log to commit",
         "thread sleeps in jbd2, the XFS log or a btrfs transaction; who filled most of what was "
-        "committed (ext4)",
+        "committed (ext4, XFS)",
         "who filled the log of other filesystems; changes that the kernel's own threads made",
         "see what the process changes on the exported filesystem, and move it elsewhere",
     ),

@@ -19,7 +19,7 @@ from tracer.blame.disks import DiskUsers, Work, is_journal
 from tracer.blame.fillers import Fillers
 from tracer.blame.intervals import Span
 from tracer.blame.units import human_us, percent
-from tracer.model import HostCapture, Operation, ProcessKey
+from tracer.model import HostCapture, Operation, Process, ProcessKey
 
 # Who fills less than this part of a journal is not whom those wait for who fill the rest.
 _MOST: Final = 0.5
@@ -80,25 +80,18 @@ class Storage:
 
     def _shared(self, op: Operation, span: Span, rest: Charge, asked: Asked) -> Mix:
         """Return what a wait for a disk that does work went to."""
-        mix: Mix = {}
-        others = journal = 0.0
         disk = op.disk or self._users.main_disk(op.process, span.start, span.end)
         is_asked_more = self._is_asked_more(disk, span)
-        shares = self._users.moved_shares if is_asked_more else self._users.shares
-        for process, share in shares(disk, span.start, span.end).items():
-            row = self._capture.processes.get(process) if process else None
-            if row is not None and is_journal(row):
-                journal += share
-                continue
-            others += share
-            # For whom other threads of the kernel work is not known.
-            if row is not None and not row.kthread:
-                user = charge_to("disk", self._suspects.process(row.key))
-                mix[through(Link(disk or "", None, "disk"), user)] = share
-        if rest.cause == "journal":
-            journal = max(0.0, 1 - others)
-        if journal:
-            filled_by = self._fillers.shares(op.device, span)
+        by_what = self._users.moved_shares if is_asked_more else self._users.shares
+        shares = by_what(disk, span.start, span.end)
+        filled_by = self._fillers.shares(op.device, span)
+        # Any worker of the kernel may write the log of XFS.
+        any_writes = bool(filled_by) and rest.cause == "journal"
+        is_journal = self._is_kernels if any_writes else self._is_journal
+        others = sum(share for process, share in shares.items() if not is_journal(process))
+        journal = 1 - others if rest.cause == "journal" else sum(shares.values()) - others
+        mix = self._of_users(disk, shares)
+        if journal > 0:
             theirs = sum(filled_by.values())
             if theirs >= _MOST:
                 add(mix, self._fill(op, filled_by), journal)
@@ -110,6 +103,16 @@ class Storage:
         is_alone = others < _ALONE and not of_clients
         slow = self._slow(op.device, disk, span) if is_alone else None
         return filled(mix, 1.0, slow or rest)
+
+    def _of_users(self, disk: str | None, shares: Mapping[ProcessKey | None, float]) -> Mix:
+        """Return what a disk did for processes; for whom the kernel's threads work is not known."""
+        link = Link(disk or "", None, "disk")
+        rows = ((self._row(process), share) for process, share in shares.items())
+        return {
+            through(link, charge_to("disk", self._suspects.process(row.key))): share
+            for row, share in rows
+            if row is not None and not row.kthread
+        }
 
     def _is_asked_more(self, disk: str | None, span: Span) -> bool:
         """Return whether a disk is not slower than else, but has to move far more."""
@@ -131,9 +134,7 @@ class Storage:
     def _fill(self, op: Operation, filled_by: Mapping[ProcessKey, float]) -> Mix:
         """Return the charges to the processes that filled a journal, the kernel's own left out."""
         link = Link(f"journal of {op.device}", None, "journal")
-        rows = (
-            (self._capture.processes.get(process), share) for process, share in filled_by.items()
-        )
+        rows = ((self._row(process), share) for process, share in filled_by.items())
         return {
             through(link, charge_to("journal", self._suspects.process(row.key))): share
             for row, share in rows
@@ -150,9 +151,16 @@ class Storage:
             for disk, (busy_us, requests) in self._users.totals(culprit.process).items():
                 yield f"{disk} worked {human_us(busy_us)} for it, on {requests} requests"
 
+    def _row(self, process: ProcessKey | None) -> Process | None:
+        return self._capture.processes.get(process) if process else None
+
     def _is_journal(self, process: ProcessKey | None) -> bool:
-        row = self._capture.processes.get(process) if process else None
+        row = self._row(process)
         return row is not None and is_journal(row)
+
+    def _is_kernels(self, process: ProcessKey | None) -> bool:
+        row = self._row(process)
+        return row is not None and row.kthread
 
     def _slow(self, device: str | None, disk: str | None, span: Span) -> Charge | None:
         """Return the charge to a disk or volume that was slow itself, None if none is known."""

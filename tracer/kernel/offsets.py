@@ -83,6 +83,10 @@ SERVER: Final = (
     _field("request_queue", "disk"),
     _field("gendisk", "major"),
     _field("gendisk", "first_minor"),
+    _field("xlog", "l_mp"),
+    _field("xfs_mount", "m_super"),
+    _field("xlog_ticket", "t_unit_res"),
+    _field("xlog_ticket", "t_curr_res"),
     _field("svc_sock", "sk_sk"),
     _field("svc_sock", "sk_xprt"),
     _field("sock", "sk_user_data"),
@@ -345,6 +349,10 @@ _DISPENSABLE: Final = frozenset(
         # The disk of a request moved from the one to the other: bpf/disk.h.
         "request",
         "request_queue",
+        # Without XFS.
+        "xlog",
+        "xfs_mount",
+        "xlog_ticket",
         # The socket behind a transport is searched for: bpf/svc_sock.h.
         "svc_sock",
     }
