@@ -9,41 +9,21 @@
 #define AF_INET 2
 #define AF_INET6 10
 
-static __always_inline u64 read_u64(u64 address)
-{
-	u64 value = 0;
+/* What lies at an address of the kernel; 0, and counted, if that cannot be read. */
+#define DEFINE_READ(type)                                                              \
+	static __always_inline type read_##type(u64 address)                           \
+	{                                                                              \
+		type value = 0;                                                        \
+                                                                                       \
+		if (bpf_probe_read_kernel(&value, sizeof(value), (void *)address))     \
+			count_loss(LOSS_READ);                                         \
+		return value;                                                          \
+	}
 
-	if (bpf_probe_read_kernel(&value, sizeof(value), (void *)address))
-		count_loss(LOSS_READ);
-	return value;
-}
-
-static __always_inline u8 read_u8(u64 address)
-{
-	u8 value = 0;
-
-	if (bpf_probe_read_kernel(&value, sizeof(value), (void *)address))
-		count_loss(LOSS_READ);
-	return value;
-}
-
-static __always_inline u16 read_u16(u64 address)
-{
-	u16 value = 0;
-
-	if (bpf_probe_read_kernel(&value, sizeof(value), (void *)address))
-		count_loss(LOSS_READ);
-	return value;
-}
-
-static __always_inline u32 read_u32(u64 address)
-{
-	u32 value = 0;
-
-	if (bpf_probe_read_kernel(&value, sizeof(value), (void *)address))
-		count_loss(LOSS_READ);
-	return value;
-}
+DEFINE_READ(u64)
+DEFINE_READ(u32)
+DEFINE_READ(u16)
+DEFINE_READ(u8)
 
 /*
  * A field of a struct whose type the verifier knows: an argument of a typed program, the

@@ -108,13 +108,13 @@ static __always_inline void *value_of(void *map, void *key, void *zeros)
 	return bpf_map_lookup_elem(map, key);
 }
 
-/* One more of ns. */
-static __always_inline void add_to(struct latency_val *val, u64 ns)
+/* One more, of that much. */
+static __always_inline void add_up(u64 *count, u64 *sum, u64 *most, u64 amount)
 {
-	__sync_fetch_and_add(&val->count, 1);
-	__sync_fetch_and_add(&val->sum_ns, ns);
-	if (ns > val->max_ns)
-		val->max_ns = ns;
+	__sync_fetch_and_add(count, 1);
+	__sync_fetch_and_add(sum, amount);
+	if (amount > *most)
+		*most = amount;
 }
 
 static __always_inline void count(struct count_key *key)

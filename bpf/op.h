@@ -153,7 +153,7 @@ static __always_inline void add_latency(struct latency_key *key, u64 ns, u64 byt
 		count_loss(LOSS_LATENCY_FULL);
 		return;
 	}
-	add_to(&rec->val, ns);
+	add_up(&rec->val.count, &rec->val.sum_ns, &rec->val.max_ns, ns);
 	if (bytes)
 		__sync_fetch_and_add(&rec->val.rpc_bytes, bytes);
 }

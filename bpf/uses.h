@@ -22,9 +22,6 @@ static __always_inline struct use_val *add_use(struct use_key *key, u64 amount)
 		count_loss(LOSS_USES_FULL);
 		return NULL;
 	}
-	__sync_fetch_and_add(&val->count, 1);
-	__sync_fetch_and_add(&val->amount, amount);
-	if (amount > val->most)
-		val->most = amount;
+	add_up(&val->count, &val->amount, &val->most, amount);
 	return val;
 }

@@ -172,10 +172,8 @@ def test_the_loop_ends_with_a_signal(pipes: Pipes) -> None:
 
 
 def test_the_loop_ends_when_its_time_is_over(pipes: Pipes) -> None:
-    began = time.monotonic()
     recording = made(duration_s=0.1, interval_s=0.03)
     assert recording._loop(FakeCollector(), pipes.box, pipes.wake) == "duration"  # type: ignore[arg-type]
-    assert 0.1 <= time.monotonic() - began < 2
     received = os.read(pipes.theirs, 1 << 16)
     ticks = [kind for kind, _ in wire.FrameParser().feed(received) if kind == wire.TICK]
     assert len(ticks) >= 2
