@@ -21,7 +21,9 @@ FOLDER = "/lab/scenario"
 CAPTURE = "/var/tmp/capture"
 READY = "/var/tmp/capture.ready"
 SETUP_SECONDS = 300.0
-# Compiling and attaching takes TCG some ten seconds; being busy beside, many more.
+# A minute or two under TCG; three guests at it on two busy CPUs took more than three.
+COMPILE_SECONDS = 600.0
+# Attaching takes TCG some ten seconds; being busy beside, many more.
 READY_SECONDS = 180.0
 END_SECONDS = 150.0
 # A writer that is behind goes on when `nfsblame record` has ended.
@@ -187,9 +189,9 @@ def prepare(guests: Sequence[Guest]) -> None:
     """Does on every guest what the README says to do after installing."""
     argv = ["nfsblame", "prepare"]
     for task in [started(guest, f"prepare on {guest.name}", argv) for guest in guests]:
-        status = task.wait(READY_SECONDS)
+        status = task.wait(COMPILE_SECONDS)
         if status is None:
-            raise ProductError(f"{task.what} did not end within {READY_SECONDS:.0f} s")
+            raise ProductError(f"{task.what} did not end within {COMPILE_SECONDS:.0f} s")
         if status:
             raise ProductError(f"{task.what} ended with {status}: {task.said()}")
     for guest in guests:
