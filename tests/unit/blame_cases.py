@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -274,6 +275,22 @@ def incident(openers: int = 30, threads: int = 8, hold: float = 2.0, clock: floa
         client(client_ops, samples=quiet_samples()),
         held_us,
     )
+
+
+def calls_made(run: Callable[[], object]) -> int:
+    """Return how many functions of Python a run calls: its work, on any machine."""
+    count = 0
+
+    def profile(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(profile)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return count
 
 
 def named(analysis: Analysis) -> list[tuple[str, str | None, str]]:

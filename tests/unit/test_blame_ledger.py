@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
-from time import process_time
 
 import pytest
 from blame_cases import (
@@ -25,6 +24,7 @@ from blame_cases import (
     UNLOCK,
     between,
     call,
+    calls_made,
     client,
     held,
     listener,
@@ -634,14 +634,22 @@ def test_a_window_is_never_charged_more_than_its_length(served_times, start, len
     assert 0 <= sum(charged.values()) <= length + 1e-6
 
 
-def test_a_long_convoy_is_reported_in_seconds():
-    keys = [ProcessKey(1000 + i, 1) for i in range(1000)]
+def convoy(length):
+    """Return a server on which each thread waits for a lock that the one before it has."""
+    keys = [ProcessKey(1000 + i, 1) for i in range(length)]
     ops = [served(10, 11, held(10, 11), process=keys[0])]
     for i, (holder, key) in enumerate(pairwise(keys)):
         waker = {"waker": holder, "waker_stack": UNLOCK}
         waited = wait(10, 11 + i / 1000, LOCK_WAIT, **waker)
         ops.append(served(10, 11 + (i + 1) / 1000, waited, process=key))
-    begin = process_time()
-    analysis = analyse([server(ops, nfsd_threads=2000)])
-    assert process_time() - begin < 10
+    return server(ops, nfsd_threads=2 * length)
+
+
+def test_a_convoy_twice_as_long_is_little_more_than_twice_the_work():
+    short, long = convoy(250), convoy(500)
+    assert calls_made(lambda: analyse([long])) < 3 * calls_made(lambda: analyse([short]))
+
+
+def test_of_a_long_convoy_the_chain_stays_short():
+    analysis = analyse([convoy(1000)])
     assert max(len(one.chain) for one in analysis.verdict.culprits) <= 8

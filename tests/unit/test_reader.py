@@ -503,14 +503,9 @@ def test_reading_needs_no_bcc_and_help_needs_no_pyarrow() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_million_rows_of_latency_in_time(tmp_path: Path) -> None:
-    """The report's budget is 1 s natively; ten times that is for a busy machine."""
-    import time
-
+def test_a_million_rows_of_latency_add_up(tmp_path: Path) -> None:
     path = capture(tmp_path / "capture", [interval(1, latencies=[latency(b) for b in range(900)])])
     rewrite(sealed(path, "latency"), lambda t: pa.concat_tables([t] * 1112).combine_chunks())
-    began = time.monotonic()
     host = only(path)
-    assert time.monotonic() - began < 10
     assert sum(host.latency[0].counts.values()) == 900 * 1112
     assert host.latency[0].sum_us == 900 * 1112 * MS // 1000

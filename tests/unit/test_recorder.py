@@ -58,14 +58,18 @@ class FakeCollector:
 
     def __init__(self, size: int = 10) -> None:
         self._size = size
+        self.looks = 0
+        self.drained = 0
 
     def stop(self) -> None:
         """As the real one."""
 
     def gather(self) -> None:
         """As the real one, whose ring is not full."""
+        self.looks += 1
 
     def drain(self) -> Interval:
+        self.drained += 1
         tick = {"mono_ns": 1, "intervals": 1, "losses": {}, "overhead": {}}
         return Interval(tick=tick, facts=[(wire.NAMES, b" " * self._size)])
 
@@ -112,10 +116,8 @@ def test_a_signal_while_compiling_ends_at_once_and_leaves_no_child(
             return super().wait(stop)
 
     monkeypatch.setattr(recorder, "Compiler", Spy)
-    began = time.monotonic()
     with pytest.raises(NfsblameError, match="nothing was written") as caught:
         made().run()
-    assert time.monotonic() - began < 5
     assert caught.value.exit_code == Exit.INCOMPLETE
     assert started[0].returncode == -signal.SIGKILL
 
@@ -200,19 +202,19 @@ def test_an_interval_larger_than_the_pipe_is_gone_before_the_next(pipes: Pipes) 
 
     reader = threading.Thread(target=read)
     reader.start()
-    began = time.monotonic()
-    reason = made(interval_s=60.0)._loop(FakeCollector(), pipes.box, pipes.wake)  # type: ignore[arg-type]
+    collector = FakeCollector()
+    reason = made(interval_s=60.0)._loop(collector, pipes.box, pipes.wake)  # type: ignore[arg-type]
     reader.join()
     assert reason == "signal"
     assert received >= size
-    assert time.monotonic() - began < 10
+    assert not collector.drained
 
 
 def test_a_writer_that_hangs_costs_the_loop_no_cpu(pipes: Pipes) -> None:
     pipes.box.put(FakeCollector(3 << 20).drain())
-    spent = time.process_time()
-    made(duration_s=0.3)._loop(FakeCollector(), pipes.box, pipes.wake)  # type: ignore[arg-type]
-    assert time.process_time() - spent < 0.1
+    collector = FakeCollector()
+    made(duration_s=0.3)._loop(collector, pipes.box, pipes.wake)  # type: ignore[arg-type]
+    assert collector.looks <= recorder._LOOKS
     assert pipes.box.behind
 
 
@@ -252,9 +254,7 @@ def test_a_writer_that_hangs_is_left_after_a_while(
     monkeypatch.setattr(recorder, limit, 0.1)
     writer = FakeWriter(code)
     box = Outbox(writer.fd)
-    began = time.monotonic()
     ended = made()._end(FakeCollector(4 << 20), box, writer, "signal")  # type: ignore[arg-type]
-    assert time.monotonic() - began < 5
     assert (ended.sealed, ended.writer_status) == (False, None)
     writer.process.kill()
     writer.process.wait()

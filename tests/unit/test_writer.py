@@ -107,10 +107,8 @@ def test_a_recording_from_hello_to_end(pipe: Pipe) -> None:
     for number in range(1, 6):
         pipe.send(*interval(number, ops=[op(number)]))
     pipe.wait_until(lambda host: len(host.operations) == 5)
-    began = time.monotonic()
     pipe.send(end(5))
     assert pipe.ended() == (0, b"", b"")
-    assert time.monotonic() - began < 1.0
     host = only(pipe.output)
     assert op_ids(host) == [1, 2, 3, 4, 5]
     assert host.incomplete == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from tracer.blame.causes import OF_LOAD, Cause
@@ -99,11 +99,18 @@ def accounts(
             if stall.operation.volume:
                 account.volumes[stall.victim].add(stall.operation.volume)
             for charge, part in charges.items():
-                account.chains[charge.chain] += part
+                account.chains[_ending_at(key[0], charge.chain)] += part
     for own, us in _own_times(stalls, programs).items():
         if (own, of_load.get(own)) in found:
             found[own, of_load[own]].own_us = us
     return found
+
+
+def _ending_at(first: Culprit, chain: tuple[Link, ...]) -> tuple[Link, ...]:
+    """Return a chain to any process of a program as one to who stands for it."""
+    if not chain or first.process is None or chain[-1].pid == first.process.pid:
+        return chain
+    return *chain[:-1], replace(chain[-1], name=first.name, pid=first.process.pid)
 
 
 def _own_times(stalls: Iterable[Stall], programs: Programs) -> Counter[Culprit]:
