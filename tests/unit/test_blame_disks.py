@@ -162,6 +162,14 @@ class TestSlowDisk:
         assert [item.link.name for item in first.chain] == ["journal of dm-0", "scand"]
         assert "filled 800 blocks of the journal of dm-0, in 5 changes" in first.evidence
 
+    def test_what_all_processes_of_a_program_filled_is_against_it(self):
+        fills = [self.fill(HOG, 500), self.fill(OTHER, 300), self.fill(NFSD, 200)]
+        both = (Process(key, comm="scand", exe="/opt/scan/scand") for key in (HOG, OTHER))
+        rows = processes(*both, Process(NFSD, comm="nfsd", kthread=True))
+        (first,) = self.analysis(journal_use=fills, processes=rows).verdict.culprits
+        assert first.share == pytest.approx(0.8)
+        assert "filled 800 blocks of the journal of dm-0, in 10 changes" in first.evidence
+
     def test_who_filled_it_and_had_the_disk_work_is_named_once(self):
         fills = [self.fill(HOG, 800), self.fill(NFSD, 200)]
         rows = processes(self.user, self.thread, Process(NFSD, comm="nfsd", kthread=True))

@@ -136,8 +136,8 @@ def test_no_more_than_the_whole_wait(
 
 def test_totals_by_disk() -> None:
     found = users(used(0, 100, 60), used(100, 200, 30), used(0, 100, 5, disk="vda"))
-    assert found.totals(AGENT) == {"vdb": (90, 2), "vda": (5, 1)}
-    assert found.totals(REDIS) == {}
+    assert found.totals({AGENT}) == {"vdb": (90, 2), "vda": (5, 1)}
+    assert found.totals({REDIS}) == {}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, NamedTuple, TypeAlias
 
 from tracer.blame.timeline import Timeline
@@ -138,9 +138,9 @@ class DiskUsers:
                 return disk
         return None
 
-    def totals(self, process: ProcessKey) -> dict[str, tuple[int, int]]:
-        """Return for each disk how many us it worked for a process, and on how many requests."""
-        return _totals(self._uses, lambda use: use.process == process)
+    def totals(self, processes: Collection[ProcessKey]) -> dict[str, tuple[int, int]]:
+        """Return for each disk how many us it worked for them, and on how many requests."""
+        return _totals(self._uses, lambda use: use.process in processes)
 
     def totals_for(self, client: str) -> dict[str, tuple[int, int]]:
         """Return the same for the client with this address."""

@@ -8,6 +8,7 @@ be he who has hardly changed anything.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Final
 
 from tracer.blame.intervals import Span
@@ -54,12 +55,12 @@ class Fillers:
             return {}
         return {process: count / whole for process, count in others.items()}
 
-    def totals(self, process: ProcessKey) -> dict[str, tuple[int, int]]:
-        """Return how many blocks a process filled of each device's journal, in how many changes."""
+    def totals(self, processes: Collection[ProcessKey]) -> dict[str, tuple[int, int]]:
+        """Return how many blocks they filled of each device's journal, in how many changes."""
         totals: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
         for device, uses in self._uses.items():
             for use in uses.rows:
-                if use.process == process:
+                if use.process in processes:
                     blocks, handles = totals[device]
                     totals[device] = (blocks + use.blocks, handles + use.handles)
         return dict(totals)

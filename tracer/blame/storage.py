@@ -7,7 +7,7 @@ suspended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final, TypeAlias
 
 from tracer.blame.causes import OF_STORAGE
@@ -141,15 +141,20 @@ class Storage:
             if row is not None and not row.kthread
         }
 
-    def evidence(self, culprit: Culprit, cause: str) -> Iterator[str]:
-        """Yield what was seen of who or what kept others waiting for storage."""
-        if culprit.kind == "device":
-            yield from self._device(culprit.name)
-        elif culprit.process and cause in OF_STORAGE:
-            for device, (blocks, handles) in self._fillers.totals(culprit.process).items():
+    def evidence(self, program: Collection[Culprit], cause: str) -> Iterator[str]:
+        """Yield what was seen of who or what kept others waiting for storage.
+
+        ``program``: the culprit, or the processes of its program.
+        """
+        processes = {one.process for one in program if one.process}
+        if cause in OF_STORAGE:
+            for device, (blocks, handles) in self._fillers.totals(processes).items():
                 yield f"filled {blocks} blocks of the journal of {device}, in {handles} changes"
-            for disk, (busy_us, requests) in self._users.totals(culprit.process).items():
+            for disk, (busy_us, requests) in self._users.totals(processes).items():
                 yield f"{disk} worked {human_us(busy_us)} for it, on {requests} requests"
+        for one in program:
+            if one.kind == "device":
+                yield from self._device(one.name)
 
     def _row(self, process: ProcessKey | None) -> Process | None:
         return self._capture.processes.get(process) if process else None

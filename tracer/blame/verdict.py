@@ -293,7 +293,7 @@ def _beside(key: Blame, ledger: Ledger, programs: Programs) -> Iterator[str]:
     for index, host in enumerate(ledger.hosts):
         if host.capture.host != culprit.host:
             continue
-        yield from host.storage.evidence(culprit, cause)
+        yield from host.storage.evidence(programs.members(culprit), cause)
         yield from host.memory.evidence(culprit, cause)
         if culprit.kind in ("device", "setting") and cause in ("disk", "threads"):
             yield from clients_lines(ledger, index)
