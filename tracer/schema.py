@@ -301,8 +301,8 @@ HOLDERS = Table(
         _n(
             "what",
             "string",
-            "channel: the cache, cld (nfsd's clients), statd or fuse; queue: its number; "
-            "program: its id; peers: pid and start_us of the other process",
+            "channel: the cache, cld (nfsd's clients), statd, fuse or key (request-key); queue: "
+            "its number; program: its id; peers: pid and start_us of the other process",
             "nfsd.export",
         ),
         _n("mount", "string", "frozen: the filesystem's mount point", "/srv/nfs"),

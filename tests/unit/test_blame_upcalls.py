@@ -68,6 +68,12 @@ class TestUpcall:
                 "nfsdcld",
             ),
             ("request_wait_answer fuse_simple_request fuse_lookup_name", "fuse", "bindfs"),
+            (
+                "schedule_timeout __wait_for_common call_usermodehelper_exec call_sbin_request_key "
+                "request_key_and_link request_key_tag nfs_idmap_get_key nfs_map_name_to_uid",
+                "key",
+                "nfsidmap",
+            ),
         ],
     )
     def test_so_is_who_has_another_channel(self, asks, channel, daemon):

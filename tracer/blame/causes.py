@@ -138,9 +138,11 @@ ABOUT: Final[Mapping[str, About]] = {
     ),
     "upcall": About(
         "the kernel waits for a daemon: an NFS one (mountd, gssd, idmapd, nfsdcld, statd), or "
-        "that of a filesystem in user space (FUSE)",
+        "that of a filesystem in user space (FUSE); or for a program that it has started, as "
+        "nfsidmap",
         "thread sleeps in cache_check, an rpc_pipefs upcall, nsm_monitor, a key or a FUSE request, "
-        "or the request is put off; who answers wakes it, else it is who holds the channel",
+        "or the request is put off; who answers wakes it, else it is who holds the channel, or "
+        "what a worker of the kernel has started",
         "requests that are still put off when recording ends; of several FUSE filesystems, whose "
         "daemon has not answered yet",
         "check that rpc.mountd, rpc.gssd, rpc.idmapd, nfsdcld, rpc.statd and the daemon of an "

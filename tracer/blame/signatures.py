@@ -346,6 +346,7 @@ _CACHES: Final = (
     (re.compile(r"_*cld_\w+|nfsd4_cld_\w+"), ("cld",)),
     (re.compile(r"ip_map_\w+|svcauth_unix_\w+"), ("auth.unix.ip", "auth.unix.gid")),
     (re.compile(r"nsm_\w+"), ("statd",)),
+    (re.compile(r"call_sbin_request_key|call_usermodehelper_exec"), ("key",)),
     (re.compile(r"request_wait_answer|fuse_\w+"), ("fuse",)),
 )
 

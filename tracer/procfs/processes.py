@@ -56,6 +56,11 @@ class Stat:
     kthread: bool
     start_ticks: int
 
+    @property
+    def start_ns(self) -> int:
+        """Its start in CLOCK_BOOTTIME, as exactly as it is told."""
+        return self.start_ticks * NS_PER_TICK
+
 
 class ProcReader:
     """Reads processes under ``root``; every method returns None for one that has ended."""
@@ -264,10 +269,15 @@ def _completed(facts: Facts, noted: Facts) -> Facts:
     return replace(facts, exe=facts.exe or noted.exe)
 
 
-def start_ns(stat: Path) -> int | None:
-    """Return a process's start by its file of /proc, in CLOCK_BOOTTIME ns; None if it has ended."""
+def read_stat(path: Path) -> Stat | None:
+    """Return the fields of a process's file of /proc; None if it has ended."""
     try:
-        found = parse_stat(decoded(stat.read_bytes()))
+        return parse_stat(decoded(path.read_bytes()))
     except OSError:
         return None
-    return found.start_ticks * NS_PER_TICK if found else None
+
+
+def start_ns(stat: Path) -> int | None:
+    """Return a process's start by its file of /proc, in CLOCK_BOOTTIME ns; None if it has ended."""
+    found = read_stat(stat)
+    return found.start_ns if found else None

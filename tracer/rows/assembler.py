@@ -26,6 +26,7 @@ from tracer.procfs.cgroups import Cgroups
 from tracer.procfs.changes import Exports, Reading, Watch
 from tracer.procfs.containers import container_id, pod_uid
 from tracer.procfs.disks import Disks
+from tracer.procfs.helpers import WAITED_FOR, Helpers
 from tracer.procfs.leases import Leases
 from tracer.procfs.mounts import NOWHERE, Mounts, Place
 from tracer.procfs.peers import Peers
@@ -155,6 +156,8 @@ class _Memory:
         self.programs = Programs(proc_root, self.aside)
         self.peers = Peers(proc_root, self.aside)
         self.leases = Leases(proc_root, self.aside)
+        self.helpers = Helpers(proc_root, self.aside)
+        self.of_helpers: set[int] = set()  # stacks that wait for one
         self.surroundings = Surroundings(
             root / "var/log", read, self.aside, command_lines=bool(hello.get("command_lines"))
         )
@@ -237,7 +240,10 @@ class _Memory:
             self.symbols.refresh()
             for key, addresses in json.loads(payload).items():
                 asleep = int(key) >= FIRST_SLEEPER
-                self.stacks.define(int(key), self.symbols.frames(addresses, asleep=asleep))
+                frames = self.symbols.frames(addresses, asleep=asleep)
+                self.stacks.define(int(key), frames)
+                if WAITED_FOR in frames:
+                    self.of_helpers.add(int(key))
 
 
 class _Interval:
@@ -296,6 +302,8 @@ class _Interval:
             for proc in (rec.waker, *(w.waker for w in rec.waits[: min(rec.nwaits, MAX_WAITS)])):
                 if proc.tgid:
                     self._memory.processes.watch(proc.tgid, proc.start_ns)
+            if rec.flags & OP_IN_FLIGHT and rec.off_ns and rec.off_stack in self._memory.of_helpers:
+                self._memory.helpers.want(None)
             if rec.flags & OP_ANSWER:
                 self._memory.peers.want((rec.proc.tgid, rec.proc.start_ns))
             at = (self._now_ns, self._ts_us, self._memory.look)
@@ -398,6 +406,8 @@ class _Interval:
             self._add("holders", [row | {"what": f"{asker} {asker_ns // 1000}"}])
         for pid, start_ns in self._memory.leases.found():
             self._add("holders", [self._holder("lease", pid, start_ns)])
+        for pid, start_ns in self._memory.helpers.found():
+            self._add("holders", [self._holder("channel", pid, start_ns) | {"what": "key"}])
         for name, text in self._memory.watch.changes():
             action, _, what = text.partition(": ")
             late = action == "loaded" and self._memory.lacks_probes_of(what)
