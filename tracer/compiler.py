@@ -45,6 +45,10 @@ _CALLS: Final = {
 }
 
 
+# What clang does for nothing. bcc's own passes optimise whatever it gives them, so clang's before
+# them are a second helping; debug information would end with the child, and every pass drags it.
+_CLANG: Final = ("-g0", "-Xclang", "-disable-llvm-passes", "-Wno-macro-redefined")
+
 _ATTACH_TYPES: Final = {
     "tp_btf": bpf.TRACE_RAW_TP,
     "fentry": bpf.TRACE_FENTRY,
@@ -121,7 +125,7 @@ def _compile(source: str, flags: list[str], programs: set[str]) -> Object:
     os.environ["BCC_KERNEL_SOURCE"] = str(bpf_folder() / "shim")
     bcc = bcc_module.load()
     try:
-        module = bcc.BPF(text=source.encode(), cflags=[*flags, "-Wno-macro-redefined"])
+        module = bcc.BPF(text=source.encode(), cflags=[*flags, *_CLANG])
     except Exception as error:
         raise NfsblameError(
             f"bcc could not compile the BPF programs: {error}. Its messages stand above.",
@@ -150,7 +154,7 @@ def _map_names(source: str) -> list[str]:
 def _object(source: str, flags: list[str], plan: probes.Plan) -> Object:
     """Return the compiled programs: kept from an earlier start, or compiled now."""
     programs = {probe.template or probe.program for probe in plan.probes}
-    name = cache.key(source, [*flags, *sorted(programs)])
+    name = cache.key(source, [*flags, *_CLANG, *sorted(programs)])
     kept = cache.load(name)
     if kept is None:
         kept = _compile(source, flags, programs)
@@ -173,8 +177,8 @@ def _load(
     btf_fds: Mapping[str, int],
 ) -> int:
     code = objects.attach(compiled.programs[probe.template or probe.program], maps)
-    if probe.template is not None:
-        code = functions.specialise(code, probe.number)
+    if probe.filling is not None:
+        code = functions.specialise(code, probe.filling)
     if probe.kind in ("raw_tp", "run"):
         return bpf.load_program(code, bpf.PROG_TYPE_RAW_TRACEPOINT, probe.program)
     if probe.kind == "tp_btf":

@@ -21,9 +21,9 @@ class Probe:
     """One BPF program: where it goes, what for, what is lost without it.
 
     ``program`` names it in captures and, unless ``template`` does, in the BPF source;
-    ``number`` is the call's, put into a template's code. ``older`` are names that the
-    target had before. One ``on_demand`` is attached only as long as there is a use for it.
-    One ``if_there`` is of a filesystem: without its module nothing is missed. ``reads``: the
+    ``filling`` is put into a template's code. ``older`` are names that the target had
+    before. One ``on_demand`` is attached only as long as there is a use for it. One
+    ``if_there`` is of a filesystem: without its module nothing is missed. ``reads``: the
     struct without which its program is empty.
     """
 
@@ -37,7 +37,7 @@ class Probe:
     required: bool = False
     older: tuple[str, ...] = ()
     template: str | None = None
-    number: int = 0
+    filling: functions.Filling | None = None
     on_demand: bool = False
     if_there: bool = False
     reads: str = ""
@@ -517,7 +517,7 @@ def _pair(one: functions.Traced) -> Iterator[Probe]:
             purpose=f"{call.name} {_WHERE[call.how]}",
             lost=f"{call.name} calls {_WHERE[call.how]}, as far as {one.function} serves them",
             template=template,
-            number=call.number,
+            filling=one.filling,
         )
 
 

@@ -24,29 +24,30 @@ def only(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "enter", "exit_"),
+    ("arguments", "enter", "argument", "result"),
     [
-        (("kiocb", "iov_iter"), "vfs_enter_kiocb_0", "vfs_exit_2"),
-        (("inode", "file"), "vfs_enter_inode_0", "vfs_exit_2"),
+        (("kiocb", "iov_iter"), "vfs_enter_kiocb", 0, 2),
+        (("inode", "file"), "vfs_enter_inode", 0, 2),
         # A file is filled in late by an open: the inode is surer.
-        (("file", "inode"), "vfs_enter_inode_1", "vfs_exit_2"),
+        (("file", "inode"), "vfs_enter_inode", 1, 2),
         # An idmap in front, since v5.12, moves the rest.
-        (("mnt_idmap", "inode", "dentry", "", ""), "vfs_enter_inode_1", "vfs_exit_5"),
-        (("mnt_idmap", "path", "kstat", "", ""), "vfs_enter_path_1", "vfs_exit_5"),
-        (("file", ""), "vfs_enter_file_0", "vfs_exit_2"),
+        (("mnt_idmap", "inode", "dentry", "", ""), "vfs_enter_inode", 1, 5),
+        (("mnt_idmap", "path", "kstat", "", ""), "vfs_enter_path", 1, 5),
+        (("file", ""), "vfs_enter_file", 0, 2),
     ],
 )
 def test_the_surest_argument_leads_to_the_superblock(
-    arguments: tuple[str, ...], enter: str, exit_: str
+    arguments: tuple[str, ...], enter: str, argument: int, result: int
 ) -> None:
     found = only(READ, arguments)
-    assert (found.enter, found.exit) == (enter, exit_)
-    kind, position = enter.removeprefix("vfs_enter_").split("_")
+    assert (found.enter, found.exit) == (enter, "vfs_exit_nfs")
+    # fexit finds the return value behind the arguments.
+    assert found.filling == (READ.number, argument, result)
     enter_source, exit_source = found.sources
     assert f"int {enter}(unsigned long long *ctx)" in enter_source
-    assert f"sb_of_{kind}(ctx[{position}])" in enter_source
-    # fexit finds the return value behind the arguments.
-    assert f"ctx[{len(arguments)}])" in exit_source
+    kind = enter.removeprefix("vfs_enter_")
+    assert f"sb_of_{kind}(ctx[{functions.ARGUMENT_PLACEHOLDER}])" in enter_source
+    assert f"&ctx[{functions.RESULT_PLACEHOLDER}])" in exit_source
 
 
 @pytest.mark.parametrize("arguments", [(), ("",), ("kstat", "iov_iter")])
@@ -57,13 +58,13 @@ def test_a_client_call_whose_mount_cannot_be_told_is_missing(arguments: tuple[st
 @pytest.mark.parametrize(
     ("call", "types", "sides", "enter", "exit_"),
     [
-        (LOCAL, ("file", ""), ("server",), "call_enter_file_0", "call_exit"),
+        (LOCAL, ("file", ""), ("server",), "call_enter_file", "call_exit"),
         (LOCAL, ("renamedata",), ("server",), "call_enter_in_op", "call_exit"),
-        (NFSD, ("file", ""), ("server",), "call_enter_in_op_file_0", "call_exit"),
+        (NFSD, ("file", ""), ("server",), "call_enter_in_op_file", "call_exit"),
         (NFSD, ("",), ("server",), "call_enter_in_op", "call_exit"),
         # A server's hooks count inside operations only, whatever they are given.
         (HOOK, ("file",), ("server",), "hook_enter_in_op", "hook_exit_in_op"),
-        (HOOK, ("file",), ("server", "client"), "hook_enter_file_0", "hook_exit_1"),
+        (HOOK, ("file",), ("server", "client"), "hook_enter_file", "hook_exit_or_op"),
         (HOOK, ("socket", ""), ("client",), "hook_enter_in_op", "hook_exit_in_op"),
     ],
 )
@@ -98,34 +99,46 @@ def test_a_stack_names_the_call_it_is_in() -> None:
     assert functions.CLIENT_FRAMES["nfs_file_splice_read"] == "splice_read"
 
 
-def instruction(opcode: int, immediate: int) -> bytes:
-    return struct.pack("<BBhI", opcode, 1, 0, immediate)
+def instruction(opcode: int, offset: int, constant: int) -> bytes:
+    return struct.pack("<BBhI", opcode, 1, offset, constant)
 
 
-def test_specialise_puts_the_number_in_every_placeholder_and_nowhere_else() -> None:
-    before = [0xB7, 0x55, 0x85, 0x95]
-    code = b"".join(
-        instruction(opcode, immediate)
-        for opcode, immediate in zip(
-            before, [functions.NUMBER_PLACEHOLDER, 7, functions.NUMBER_PLACEHOLDER, 0], strict=True
-        )
-    )
-    specialised = functions.specialise(code, 12)
-    assert specialised == b"".join(
-        instruction(opcode, immediate)
-        for opcode, immediate in zip(before, [12, 7, 12, 0], strict=True)
-    )
+NUMBER = functions.NUMBER_PLACEHOLDER
+ARGUMENT, RESULT = 8 * functions.ARGUMENT_PLACEHOLDER, 8 * functions.RESULT_PLACEHOLDER
+LOAD, STORE, ADD, MOVE, JUMP, END = 0x79, 0x7B, 0x07, 0xB7, 0x55, 0x95
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((MOVE, 0, NUMBER), (MOVE, 0, 12)),
+        ((JUMP, 3, NUMBER), (JUMP, 3, 12)),
+        ((LOAD, ARGUMENT, 0), (LOAD, 8, 0)),
+        ((LOAD, RESULT, 0), (LOAD, 40, 0)),
+        # An address in the context that is passed on.
+        ((ADD, 0, RESULT), (ADD, 0, 40)),
+    ],
+)
+def test_specialise_fills_every_placeholder_and_nothing_else(
+    before: tuple[int, int, int], after: tuple[int, int, int]
+) -> None:
+    # The same values where they are no placeholder's.
+    rest = [(MOVE, 0, 7), (MOVE, 0, ARGUMENT), (STORE, ARGUMENT, 0), (JUMP, RESULT, 0), (END, 0, 0)]
+    code = b"".join(instruction(*each) for each in (before, *rest, before))
+    filled = b"".join(instruction(*each) for each in (after, *rest, after))
+    assert functions.specialise(code, functions.Filling(12, 1, 5)) == filled
 
 
 def test_placeholder_bytes_across_two_instructions_are_not_one() -> None:
-    placeholder = functions.NUMBER_PLACEHOLDER.to_bytes(4, "little")
+    placeholder = NUMBER.to_bytes(4, "little")
     code = (
         b"\xb7\x01\0\0" + placeholder  # a real one
-        + b"\xb7\x01" + placeholder + b"\0\0"  # the same bytes, but not an immediate
+        + b"\xb7\x01" + placeholder + b"\0\0"  # the same bytes, but not a constant
     )  # fmt: skip
-    assert functions.specialise(code, 3) == code.replace(placeholder, b"\3\0\0\0", 1)
+    filled = code.replace(placeholder, b"\3\0\0\0", 1)
+    assert functions.specialise(code, functions.Filling(3, 0, 0)) == filled
 
 
 def test_a_template_without_placeholder_is_a_mistake() -> None:
     with pytest.raises(AssertionError):
-        functions.specialise(instruction(0x95, 0), 1)
+        functions.specialise(instruction(END, 0, 0), functions.Filling(1, 0, 0))

@@ -136,11 +136,11 @@ def test_modules_without_types_still_have_trace_events_and_callers() -> None:
     without = {"fh_verify", "fh_put", "xfs_log_ticket_ungrant", "xfs_log_ticket_regrant"}
     assert targets(each.probe for each in plan.missing) == without | TYPES
     assert {each.probe.required for each in plan.missing} == {False}
-    templates = {probe.program: probe.template for probe in plan.probes if probe.number}
-    assert templates["vfs_read_enter"] == "any_enter_file_0"
-    assert templates["vfs_read_exit"] == "any_exit_file_0_1"
-    assert templates["nfs_lookup_enter"] == "vfs_enter_inode_0"
-    assert templates["nfs_lookup_exit"] == "vfs_exit_3"
+    templates = {probe.program: probe.template for probe in plan.probes if probe.filling}
+    assert templates["vfs_read_enter"] == "any_enter_file"
+    assert templates["vfs_read_exit"] == "any_exit_file"
+    assert templates["nfs_lookup_enter"] == "vfs_enter_inode"
+    assert templates["nfs_lookup_exit"] == "vfs_exit_nfs"
 
 
 def test_the_program_that_is_run_needs_nothing_of_the_kernel() -> None:
@@ -157,12 +157,12 @@ def test_entry_and_exit_of_a_vfs_function_share_templates_by_signature() -> None
         }
     )
     by_program = {probe.program: probe for probe in kernel.plan("client").probes}
-    assert by_program["nfs_file_read_enter"].template == "vfs_enter_kiocb_0"
-    assert by_program["nfs_file_read_exit"].template == "vfs_exit_2"
-    assert by_program["nfs_getattr_enter"].template == "vfs_enter_path_1"
+    assert by_program["nfs_file_read_enter"].template == "vfs_enter_kiocb"
+    assert by_program["nfs_file_read_exit"].template == "vfs_exit_nfs"
+    assert by_program["nfs_getattr_enter"].template == "vfs_enter_path"
     assert by_program["nfs_file_open_enter"].template == by_program["nfs_lookup_enter"].template
     for one in functions.traced(functions.CLIENT, ["client"], kernel.arguments)[0]:
-        assert by_program[f"{one.function}_enter"].number == one.call.number
+        assert by_program[f"{one.function}_enter"].filling == one.filling
 
 
 def test_a_call_is_missing_only_without_any_of_its_functions() -> None:

@@ -24,8 +24,10 @@ def test_a_caller_serves_any_filesystem_and_looks_for_nfs_at_both_ends(
     call: functions.Call,
 ) -> None:
     (found,), _ = functions.traced([call], ["client"], lambda *_: ("file", "", ""))
-    assert (found.enter, found.exit) == ("any_enter_file_0", "any_exit_file_0_3")
-    assert all("if (is_nfs(sb_of_file(ctx[0])))" in source for source in found.sources)
+    assert (found.enter, found.exit) == ("any_enter_file", "any_exit_file")
+    assert (found.filling.argument, found.filling.result) == (0, 3)
+    sb = f"sb_of_file(ctx[{functions.ARGUMENT_PLACEHOLDER}])"
+    assert all(f"if (is_nfs({sb}))" in source for source in found.sources)
 
 
 @pytest.mark.parametrize("call", [call for call in STAND_INS if call.event])
@@ -33,5 +35,5 @@ def test_an_event_brings_its_arguments_and_its_error_stands_behind_them(
     call: functions.Call,
 ) -> None:
     (found,), _ = functions.traced([call], ["client"], lambda *_: None)
-    assert found.enter == "vfs_enter_inode_0"
-    assert found.exit == f"vfs_exit_{len(call.event)}"
+    assert (found.enter, found.exit) == ("vfs_enter_inode", "vfs_exit_nfs")
+    assert (found.filling.argument, found.filling.result) == (0, len(call.event))

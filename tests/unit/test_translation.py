@@ -97,6 +97,7 @@ def test_templates_call_functions_that_are_there(sides: list[str]) -> None:
         for source in {source for one in found for source in one.sources}:
             head, *called = re.findall(r"(\w+)\(", source)
             assert re.search(rf"^int {head}\(", source)
+            assert not re.search(rf"\b{head}\(", unit), head
             for name in set(called) - {"if"}:
                 assert re.search(rf"\b{name}\(", unit), name
 
