@@ -1,16 +1,20 @@
 """One running guest: commands in it, and what its console said when it is lost."""
 
 import io
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lablib import qemu
 from lablib.channel import Command, Sink
 from lablib.errors import LostGuest
 
-CONSOLE_LINES = 80
+CONSOLE_LINES = 120
+# How the kernel begins to say what killed it; the last lines alone are the end of a stack.
+TROUBLE = re.compile(r"BUG: |Oops|Kernel panic|kernel BUG|watchdog: |general protection|RIP: 0010")
 
 
 class Guest:
@@ -74,12 +78,26 @@ class Guest:
         # As a shell says that a signal ended it.
         return 128 - status if status < 0 else status
 
+    def processes(self) -> str:
+        """What runs in it and what each waits for; empty if it does not answer."""
+        with suppress(LostGuest, subprocess.TimeoutExpired):
+            return self.run(["ps", "-eo", "pid,ppid,stat,wchan:24,args"], 30).stdout.decode()
+        return ""
+
     def lost(self, reason: str) -> LostGuest:
         """The error that tells what is known about the guest's end."""
         console = self.folder / "console"
         text = console.read_bytes().decode(errors="replace") if console.exists() else ""
-        tail = "\n".join(line.rstrip() for line in text.splitlines()[-CONSOLE_LINES:])
-        return LostGuest(f"lost guest {self.name}: {reason}\n--- end of its console\n{tail}")
+        said = "\n".join(telling(text))
+        return LostGuest(f"lost guest {self.name}: {reason}\n--- its console\n{said}")
+
+
+def telling(console: str) -> list[str]:
+    """The lines of a console from where trouble began, or else the last ones."""
+    lines = [line.rstrip() for line in console.splitlines()]
+    began = next((at for at, line in enumerate(lines) if TROUBLE.search(line)), len(lines))
+    first = max(0, min(began, len(lines) - CONSOLE_LINES))
+    return lines[first : first + CONSOLE_LINES]
 
 
 def through(descriptor: int) -> Sink:
