@@ -3,7 +3,7 @@
  * Calls inside operations: security hooks on both sides, the VFS on a server. Their
  * begin stands in the operation's record, so a call costs no map of its own, and
  * outside of an operation no more than one look-up. A call inside another of its
- * kind belongs to the outer one. The programs are written by tracer/kernel/functions.py.
+ * kind belongs to the outer one. The programs are those of tracer/kernel/templates.py.
  */
 
 /* A server's thread in a request, from when it takes up the transport. */

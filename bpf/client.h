@@ -158,7 +158,7 @@ int fsnotify_parent_exit(unsigned long long *ctx)
 	return 0;
 }
 
-/* The programs that call vfs_enter and vfs_exit are written by tracer/kernel/functions.py. */
+/* The programs that call vfs_enter and vfs_exit are those of tracer/kernel/templates.py. */
 
 /* The last RPC of a task. */
 static __always_inline struct rpc_rec *last_rpc_of(u64 task)

@@ -190,6 +190,37 @@ static __always_inline u64 sb_of_readahead(u64 control)
 	return sb_of_mapping(load_u64(control, OFF_readahead_control__mapping));
 }
 
+/*
+ * The same of an argument whose kind is put into the compiled program, see
+ * tracer/kernel/templates.py: the verifier takes out all branches but one.
+ */
+static __always_inline u64 sb_of(u64 kind, u64 argument)
+{
+	/* Clang must not choose one by the stand-in. */
+	asm volatile("" : "+r"(kind));
+	switch (kind) {
+	case SB_OF_INODE:
+		return sb_of_inode(argument);
+	case SB_OF_FILE:
+		return sb_of_file(argument);
+	case SB_OF_KIOCB:
+		return sb_of_kiocb(argument);
+	case SB_OF_DENTRY:
+		return sb_of_dentry(argument);
+	case SB_OF_PATH:
+		return sb_of_path(argument);
+	case SB_OF_VMA:
+		return sb_of_vma(argument);
+	case SB_OF_FAULT:
+		return sb_of_fault(argument);
+	case SB_OF_MAPPING:
+		return sb_of_mapping(argument);
+	case SB_OF_READAHEAD:
+		return sb_of_readahead(argument);
+	}
+	return 0;
+}
+
 static __always_inline bool is_nfs(u64 sb)
 {
 	return sb && load_u64(sb, OFF_super_block__s_magic) == NFS_SUPER_MAGIC;

@@ -26,7 +26,7 @@ from tracer import bcc_module, calls, probes
 from tracer.children import FDS_PER_MESSAGE
 from tracer.errors import Exit, NfsblameError
 from tracer.host import possible_processors
-from tracer.kernel import bpf, cache, functions, objects, offsets, standins, tracefs
+from tracer.kernel import bpf, cache, functions, objects, offsets, standins, templates, tracefs
 from tracer.kernel.btf import Btf
 from tracer.kernel.objects import MapSpec, Object
 from tracer.records import MAP_SIZES, SIDE_CLIENT, SIDE_SERVER
@@ -95,7 +95,7 @@ def _definitions(btf: Btf, sides: list[str]) -> tuple[list[str], dict[str, int]]
         size = btf.size(name)
         if size is not None:
             found[f"SIZE_{name}"] = size
-    values = {**MAP_SIZES, **found, **_CALLS, "MAX_CPUS": possible_processors()}
+    values = {**MAP_SIZES, **found, **_CALLS, **templates.KINDS, "MAX_CPUS": possible_processors()}
     # Of what belongs to neither side.
     values["HOST_SIDE"] = SIDE_SERVER if "server" in sides else SIDE_CLIENT
     flags = [f"-D{name}={value}" for name, value in values.items()]
@@ -116,8 +116,8 @@ def _source(btf: Btf, sides: list[str]) -> str:
     unit = "\n".join(translation_unit(bpf_folder(), name) for name in files)
     wanted = functions.wanted(sides, standins.client_calls(btf.modules))
     found, _ = functions.traced(wanted, sides, btf.arguments)
-    sources = [source for one in found for source in one.sources]
-    return unit + "\n" + "\n".join(dict.fromkeys(sources))
+    sources = dict.fromkeys(template.source for one in found for template in one.pair)
+    return "\n".join([unit, *sources])
 
 
 def _compile(source: str, flags: list[str], programs: set[str]) -> Object:
@@ -178,7 +178,7 @@ def _load(
 ) -> int:
     code = objects.attach(compiled.programs[probe.template or probe.program], maps)
     if probe.filling is not None:
-        code = functions.specialise(code, probe.filling)
+        code = templates.specialise(code, probe.filling)
     if probe.kind in ("raw_tp", "run"):
         return bpf.load_program(code, bpf.PROG_TYPE_RAW_TRACEPOINT, probe.program)
     if probe.kind == "tp_btf":

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from tracer.kernel import functions, offsets, standins
+from tracer.kernel import functions, offsets, standins, templates
 
 Kind = Literal["raw_tp", "tp_btf", "fentry", "fexit", "run", "iter", "type"]
 
@@ -37,7 +37,7 @@ class Probe:
     required: bool = False
     older: tuple[str, ...] = ()
     template: str | None = None
-    filling: functions.Filling | None = None
+    filling: templates.Filling | None = None
     on_demand: bool = False
     if_there: bool = False
     reads: str = ""
@@ -503,11 +503,11 @@ _WHERE: Final = {
 def _pair(one: functions.Traced) -> Iterator[Probe]:
     """Yield the entry and the exit probe of a function."""
     call = one.call
-    templates: tuple[tuple[str, Kind, str], ...] = (
-        ("enter", "raw_tp" if call.event else "fentry", one.enter),
-        ("exit", "raw_tp" if call.event else "fexit", one.exit),
+    programs: tuple[tuple[str, Kind, templates.Template], ...] = (
+        ("enter", "raw_tp" if call.event else "fentry", one.pair.enter),
+        ("exit", "raw_tp" if call.event else "fexit", one.pair.exit),
     )
-    for suffix, kind, template in templates:
+    for suffix, kind, template in programs:
         yield Probe(
             program=f"{one.function}_{suffix}",
             kind=kind,
@@ -516,7 +516,7 @@ def _pair(one: functions.Traced) -> Iterator[Probe]:
             module=call.module,
             purpose=f"{call.name} {_WHERE[call.how]}",
             lost=f"{call.name} calls {_WHERE[call.how]}, as far as {one.function} serves them",
-            template=template,
+            template=template.name,
             filling=one.filling,
         )
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import struct
-
 import pytest
 
 from tracer import calls
-from tracer.kernel import functions
+from tracer.kernel import functions, templates
 
 READ = functions.Call("read", "client", "nfs", ("nfs_file_read",))
 LOCAL = functions.Call("read", "local", "vmlinux", ("vfs_read",))
@@ -23,31 +21,35 @@ def only(
     return found
 
 
+def names(found: functions.Traced) -> tuple[str, ...]:
+    return tuple(template.name for template in found.pair)
+
+
 @pytest.mark.parametrize(
-    ("arguments", "enter", "argument", "result"),
+    ("arguments", "kind", "argument", "result"),
     [
-        (("kiocb", "iov_iter"), "vfs_enter_kiocb", 0, 2),
-        (("inode", "file"), "vfs_enter_inode", 0, 2),
+        (("kiocb", "iov_iter"), "KIOCB", 0, 2),
+        (("inode", "file"), "INODE", 0, 2),
         # A file is filled in late by an open: the inode is surer.
-        (("file", "inode"), "vfs_enter_inode", 1, 2),
+        (("file", "inode"), "INODE", 1, 2),
         # An idmap in front, since v5.12, moves the rest.
-        (("mnt_idmap", "inode", "dentry", "", ""), "vfs_enter_inode", 1, 5),
-        (("mnt_idmap", "path", "kstat", "", ""), "vfs_enter_path", 1, 5),
-        (("file", ""), "vfs_enter_file", 0, 2),
+        (("mnt_idmap", "inode", "dentry", "", ""), "INODE", 1, 5),
+        (("mnt_idmap", "path", "kstat", "", ""), "PATH", 1, 5),
+        (("file", ""), "FILE", 0, 2),
     ],
 )
 def test_the_surest_argument_leads_to_the_superblock(
-    arguments: tuple[str, ...], enter: str, argument: int, result: int
+    arguments: tuple[str, ...], kind: str, argument: int, result: int
 ) -> None:
     found = only(READ, arguments)
-    assert (found.enter, found.exit) == (enter, "vfs_exit_nfs")
+    assert names(found) == ("vfs_enter_nfs", "vfs_exit_nfs")
     # fexit finds the return value behind the arguments.
-    assert found.filling == (READ.number, argument, result)
-    enter_source, exit_source = found.sources
-    assert f"int {enter}(unsigned long long *ctx)" in enter_source
-    kind = enter.removeprefix("vfs_enter_")
-    assert f"sb_of_{kind}(ctx[{functions.ARGUMENT_PLACEHOLDER}])" in enter_source
-    assert f"&ctx[{functions.RESULT_PLACEHOLDER}])" in exit_source
+    number = templates.KINDS[f"SB_OF_{kind}"]
+    assert found.filling == (READ.number, number, argument, result)
+    enter_source, exit_source = (template.source for template in found.pair)
+    assert "int vfs_enter_nfs(unsigned long long *ctx)" in enter_source
+    assert f"ctx[{templates.ARGUMENT_PLACEHOLDER}])" in enter_source
+    assert f"&ctx[{templates.RESULT_PLACEHOLDER}])" in exit_source
 
 
 @pytest.mark.parametrize("arguments", [(), ("",), ("kstat", "iov_iter")])
@@ -58,13 +60,13 @@ def test_a_client_call_whose_mount_cannot_be_told_is_missing(arguments: tuple[st
 @pytest.mark.parametrize(
     ("call", "types", "sides", "enter", "exit_"),
     [
-        (LOCAL, ("file", ""), ("server",), "call_enter_file", "call_exit"),
+        (LOCAL, ("file", ""), ("server",), "call_enter_any", "call_exit"),
         (LOCAL, ("renamedata",), ("server",), "call_enter_in_op", "call_exit"),
-        (NFSD, ("file", ""), ("server",), "call_enter_in_op_file", "call_exit"),
+        (NFSD, ("file", ""), ("server",), "call_enter_in_op_on_sb", "call_exit"),
         (NFSD, ("",), ("server",), "call_enter_in_op", "call_exit"),
         # A server's hooks count inside operations only, whatever they are given.
         (HOOK, ("file",), ("server",), "hook_enter_in_op", "hook_exit_in_op"),
-        (HOOK, ("file",), ("server", "client"), "hook_enter_file", "hook_exit_or_op"),
+        (HOOK, ("file",), ("server", "client"), "hook_enter_any", "hook_exit_any"),
         (HOOK, ("socket", ""), ("client",), "hook_enter_in_op", "hook_exit_in_op"),
     ],
 )
@@ -76,7 +78,7 @@ def test_how_a_call_is_traced_depends_on_who_makes_it(
     exit_: str,
 ) -> None:
     found = only(call, types, sides)
-    assert (found.enter, found.exit) == (enter, exit_)
+    assert names(found) == (enter, exit_)
 
 
 def test_a_function_is_traced_once_though_two_calls_name_it() -> None:
@@ -97,48 +99,3 @@ def test_every_call_has_a_number_of_its_own_and_a_name() -> None:
 def test_a_stack_names_the_call_it_is_in() -> None:
     assert functions.CLIENT_FRAMES["nfs_file_read"] == "read"
     assert functions.CLIENT_FRAMES["nfs_file_splice_read"] == "splice_read"
-
-
-def instruction(opcode: int, offset: int, constant: int) -> bytes:
-    return struct.pack("<BBhI", opcode, 1, offset, constant)
-
-
-NUMBER = functions.NUMBER_PLACEHOLDER
-ARGUMENT, RESULT = 8 * functions.ARGUMENT_PLACEHOLDER, 8 * functions.RESULT_PLACEHOLDER
-LOAD, STORE, ADD, MOVE, JUMP, END = 0x79, 0x7B, 0x07, 0xB7, 0x55, 0x95
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ((MOVE, 0, NUMBER), (MOVE, 0, 12)),
-        ((JUMP, 3, NUMBER), (JUMP, 3, 12)),
-        ((LOAD, ARGUMENT, 0), (LOAD, 8, 0)),
-        ((LOAD, RESULT, 0), (LOAD, 40, 0)),
-        # An address in the context that is passed on.
-        ((ADD, 0, RESULT), (ADD, 0, 40)),
-    ],
-)
-def test_specialise_fills_every_placeholder_and_nothing_else(
-    before: tuple[int, int, int], after: tuple[int, int, int]
-) -> None:
-    # The same values where they are no placeholder's.
-    rest = [(MOVE, 0, 7), (MOVE, 0, ARGUMENT), (STORE, ARGUMENT, 0), (JUMP, RESULT, 0), (END, 0, 0)]
-    code = b"".join(instruction(*each) for each in (before, *rest, before))
-    filled = b"".join(instruction(*each) for each in (after, *rest, after))
-    assert functions.specialise(code, functions.Filling(12, 1, 5)) == filled
-
-
-def test_placeholder_bytes_across_two_instructions_are_not_one() -> None:
-    placeholder = NUMBER.to_bytes(4, "little")
-    code = (
-        b"\xb7\x01\0\0" + placeholder  # a real one
-        + b"\xb7\x01" + placeholder + b"\0\0"  # the same bytes, but not a constant
-    )  # fmt: skip
-    filled = code.replace(placeholder, b"\3\0\0\0", 1)
-    assert functions.specialise(code, functions.Filling(3, 0, 0)) == filled
-
-
-def test_a_template_without_placeholder_is_a_mistake() -> None:
-    with pytest.raises(AssertionError):
-        functions.specialise(instruction(END, 0, 0), functions.Filling(1, 0, 0))

@@ -137,9 +137,9 @@ def test_modules_without_types_still_have_trace_events_and_callers() -> None:
     assert targets(each.probe for each in plan.missing) == without | TYPES
     assert {each.probe.required for each in plan.missing} == {False}
     templates = {probe.program: probe.template for probe in plan.probes if probe.filling}
-    assert templates["vfs_read_enter"] == "any_enter_file"
-    assert templates["vfs_read_exit"] == "any_exit_file"
-    assert templates["nfs_lookup_enter"] == "vfs_enter_inode"
+    assert templates["vfs_read_enter"] == "vfs_enter_any"
+    assert templates["vfs_read_exit"] == "vfs_exit_any"
+    assert templates["nfs_lookup_enter"] == "vfs_enter_nfs"
     assert templates["nfs_lookup_exit"] == "vfs_exit_nfs"
 
 
@@ -148,7 +148,7 @@ def test_the_program_that_is_run_needs_nothing_of_the_kernel() -> None:
     assert [probe.kind for probe in empty.plan("server", "client").probes] == ["run"]
 
 
-def test_entry_and_exit_of_a_vfs_function_share_templates_by_signature() -> None:
+def test_all_calls_of_a_kind_share_the_templates_of_entry_and_exit() -> None:
     kernel = Kernel(
         functions={
             **FUNCTIONS,
@@ -157,10 +157,9 @@ def test_entry_and_exit_of_a_vfs_function_share_templates_by_signature() -> None
         }
     )
     by_program = {probe.program: probe for probe in kernel.plan("client").probes}
-    assert by_program["nfs_file_read_enter"].template == "vfs_enter_kiocb"
+    assert by_program["nfs_file_read_enter"].template == "vfs_enter_nfs"
     assert by_program["nfs_file_read_exit"].template == "vfs_exit_nfs"
-    assert by_program["nfs_getattr_enter"].template == "vfs_enter_path"
-    assert by_program["nfs_file_open_enter"].template == by_program["nfs_lookup_enter"].template
+    assert by_program["nfs_getattr_enter"].template == "vfs_enter_nfs"
     for one in functions.traced(functions.CLIENT, ["client"], kernel.arguments)[0]:
         assert by_program[f"{one.function}_enter"].filling == one.filling
 

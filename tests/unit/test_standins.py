@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracer.kernel import functions
+from tracer.kernel import functions, templates
 from tracer.kernel.standins import STAND_INS, client_calls
 
 
@@ -24,10 +24,10 @@ def test_a_caller_serves_any_filesystem_and_looks_for_nfs_at_both_ends(
     call: functions.Call,
 ) -> None:
     (found,), _ = functions.traced([call], ["client"], lambda *_: ("file", "", ""))
-    assert (found.enter, found.exit) == ("any_enter_file", "any_exit_file")
+    assert [one.name for one in found.pair] == ["vfs_enter_any", "vfs_exit_any"]
     assert (found.filling.argument, found.filling.result) == (0, 3)
-    sb = f"sb_of_file(ctx[{functions.ARGUMENT_PLACEHOLDER}])"
-    assert all(f"if (is_nfs({sb}))" in source for source in found.sources)
+    assert found.filling.kind == templates.KINDS["SB_OF_FILE"]
+    assert all("if (is_nfs(sb))" in one.source for one in found.pair)
 
 
 @pytest.mark.parametrize("call", [call for call in STAND_INS if call.event])
@@ -35,5 +35,6 @@ def test_an_event_brings_its_arguments_and_its_error_stands_behind_them(
     call: functions.Call,
 ) -> None:
     (found,), _ = functions.traced([call], ["client"], lambda *_: None)
-    assert (found.enter, found.exit) == ("vfs_enter_inode", "vfs_exit_nfs")
-    assert (found.filling.argument, found.filling.result) == (0, len(call.event))
+    assert [one.name for one in found.pair] == ["vfs_enter_nfs", "vfs_exit_nfs"]
+    inode = templates.KINDS["SB_OF_INODE"]
+    assert found.filling == (call.number, inode, 0, len(call.event))

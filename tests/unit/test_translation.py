@@ -94,7 +94,7 @@ def test_templates_call_functions_that_are_there(sides: list[str]) -> None:
         found, _ = functions.traced(
             functions.wanted(sides), sides, lambda *_, kind=kind: ("linux_binprm", kind)
         )
-        for source in {source for one in found for source in one.sources}:
+        for source in {each.source for one in found for each in one.pair}:
             head, *called = re.findall(r"(\w+)\(", source)
             assert re.search(rf"^int {head}\(", source)
             assert not re.search(rf"\b{head}\(", unit), head

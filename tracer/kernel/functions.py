@@ -1,17 +1,12 @@
-"""The functions of the kernel behind timed calls, and the programs that trace each.
-
-A program is made from a template by putting in the call's number and where its context
-has what the template reads: clang needs seconds for a program per function.
-"""
+"""The functions of the kernel behind timed calls, and the templates of their programs."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from typing import Final, Literal, NamedTuple
 
 from tracer import calls
+from tracer.kernel import templates
 
 Arguments = Callable[[str, str], Sequence[str] | None]
 """(module, function) -> for each argument the struct it points to; None: no such function."""
@@ -145,45 +140,14 @@ _SOURCES: Final = {
     "readahead_control": "readahead",
 }
 
-# Stands for the number of the call in the compiled templates. What clang computed from it would
-# stay as it is: hash_of() of bpf/op.h keeps it from doing so.
-NUMBER_PLACEHOLDER: Final = 0x7F5EED01
-_NUMBER: Final = f"{NUMBER_PLACEHOLDER:#x}"
-# Stand for the positions in the context of the argument that leads to the superblock and of the
-# result. No function has so many arguments: left in place by mistake, the verifier refuses them.
-ARGUMENT_PLACEHOLDER: Final = 3989
-RESULT_PLACEHOLDER: Final = 4013
-_ARGUMENT: Final = f"ctx[{ARGUMENT_PLACEHOLDER}]"
-_RESULT: Final = f"&ctx[{RESULT_PLACEHOLDER}]"
-_SLOT_BYTES: Final = 8
-_PLACES: Final = {
-    ARGUMENT_PLACEHOLDER * _SLOT_BYTES: "argument",
-    RESULT_PLACEHOLDER * _SLOT_BYTES: "result",
-}
-# struct bpf_insn of linux/bpf.h: opcode, registers, offset, constant.
-_INSTRUCTION: Final = struct.Struct("<BBhI")
-_OFFSET: Final = struct.Struct("<h")
-_CONSTANT: Final = struct.Struct("<I")
-_CLASS, _LDX, _ADD_CONSTANT = 0x07, 0x01, 0x07
-
-
-class Filling(NamedTuple):
-    """What makes a template a function's program: the call, positions in the context."""
-
-    number: int
-    argument: int
-    result: int
-
 
 class Traced(NamedTuple):
-    """A function that is there, and the templates of its entry and its exit program."""
+    """A function that is there, and its programs."""
 
     call: Call
     function: str
-    enter: str
-    exit: str
-    sources: tuple[str, str]
-    filling: Filling
+    pair: templates.Pair
+    filling: templates.Filling
 
 
 def wanted(sides: Sequence[str], client: tuple[Call, ...] = CLIENT) -> tuple[Call, ...]:
@@ -217,86 +181,30 @@ def traced(
 
 
 def _traced(call: Call, function: str, types: Sequence[str], sides: Sequence[str]) -> Traced:
-    """Return the function with its templates, which depend on the kind of its argument."""
     kind, position = source(types)
-    sb = f"sb_of_{kind}({_ARGUMENT})"
-    timed = f"vfs_enter({_NUMBER}, dev_of({sb}))", f"vfs_exit({_NUMBER}, LAYER_VFS, {_RESULT})"
-    if call.how == "client" and call.module == "vmlinux":
-        only_nfs = f"if (is_nfs({sb}))\n\t\t"
-        enter = f"any_enter_{kind}", only_nfs + timed[0]
-        exit_ = f"any_exit_{kind}", only_nfs + timed[1]
-    elif call.how == "client":
-        enter = f"vfs_enter_{kind}", timed[0]
-        exit_ = "vfs_exit_nfs", timed[1]
-    elif call.how == "hook" and kind and "client" in sides:
-        in_op = f"if (!hook_in_op_enter({_NUMBER}))\n\t\t"
-        enter = f"hook_enter_{kind}", in_op + f"hook_op_enter({_NUMBER}, {sb})"
-        exit_ = "hook_exit_or_op", f"hook_or_op_exit({_NUMBER}, {_RESULT})"
-    elif call.how == "hook":
-        enter = "hook_enter_in_op", f"hook_in_op_enter({_NUMBER})"
-        exit_ = "hook_exit_in_op", f"hook_in_op_exit({_NUMBER})"
-    elif call.how == "local" and kind:
-        in_op = f"if (!call_in_op_enter({_NUMBER}, {sb}))\n\t\t"
-        enter = f"call_enter_{kind}", in_op + f"local_call_enter({_NUMBER}, {sb})"
-        exit_ = "call_exit", f"call_end({_NUMBER})"
-    elif kind:
-        # Else it costs a look-up only.
-        noted = f"if (lacks_dev())\n\t\tnote_dev_of_op({sb})"
-        enter = f"call_enter_in_op_{kind}", f"{noted};\n\tcall_in_op_enter({_NUMBER}, 0)"
-        exit_ = "call_exit", f"call_end({_NUMBER})"
-    else:
-        enter = "call_enter_in_op", f"call_in_op_enter({_NUMBER}, 0)"
-        exit_ = "call_exit", f"call_end({_NUMBER})"
-    sources = _program(*enter), _program(*exit_)
-    filling = Filling(call.number, position, len(types))
-    return Traced(call, function, enter[0], exit_[0], sources, filling)
+    pair = _pair(call, bool(kind), "client" in sides)
+    filling = templates.Filling(call.number, kind, position, len(types))
+    return Traced(call, function, pair, filling)
 
 
-def source(types: Sequence[str]) -> tuple[str, int]:
-    """Return which of ``sb_of_*`` takes an argument of these types, and its position.
+def _pair(call: Call, has_sb: bool, has_client: bool) -> templates.Pair:
+    """Return the templates of a call, whose function may be given what leads to a superblock."""
+    if call.how == "client":
+        return templates.ANY if call.module == "vmlinux" else templates.NFS
+    if call.how == "hook":
+        return templates.HOOK if has_sb and has_client else templates.HOOK_IN_OP
+    if not has_sb:
+        return templates.IN_OP
+    return templates.LOCAL if call.how == "local" else templates.IN_OP_ON_SB
 
-    ("", 0) if none leads to a superblock. An argument's position differs by kernel (a
+
+def source(types: Sequence[str]) -> tuple[int, int]:
+    """Return what kind of an argument leads to the superblock, and its position.
+
+    (0, 0) if none leads to a superblock. An argument's position differs by kernel (a
     mount's idmap came in front with 549c7297717c, v5.12), its type does not.
     """
     for type_, kind in _SOURCES.items():
         if type_ in types:
-            return kind, types.index(type_)
-    return "", 0
-
-
-def _program(name: str, call: str) -> str:
-    return f"int {name}(unsigned long long *ctx)\n{{\n\t{call};\n\treturn 0;\n}}\n"
-
-
-def specialise(code: bytes, filling: Filling) -> bytes:
-    """Return a template's instructions with the call's number and its positions in place."""
-    specialised = bytearray(code)
-    for hole in _holes(code):
-        value = getattr(filling, hole.wants)
-        hole.form.pack_into(specialised, hole.at, value * hole.unit)
-    return bytes(specialised)
-
-
-class _Hole(NamedTuple):
-    """Where a template wants one of Filling, and how: bytes ``at``, in multiples of ``unit``."""
-
-    at: int
-    form: struct.Struct
-    wants: str
-    unit: int = 1
-
-
-@cache
-def _holes(code: bytes) -> tuple[_Hole, ...]:
-    """Return where placeholders stand: as a number, in a load's offset, in an address's sum."""
-    holes = []
-    for index, (opcode, _, offset, constant) in enumerate(_INSTRUCTION.iter_unpack(code)):
-        at = index * _INSTRUCTION.size
-        if constant == NUMBER_PLACEHOLDER:
-            holes.append(_Hole(at + 4, _CONSTANT, "number"))
-        elif opcode & _CLASS == _LDX and offset in _PLACES:
-            holes.append(_Hole(at + 2, _OFFSET, _PLACES[offset], _SLOT_BYTES))
-        elif opcode == _ADD_CONSTANT and constant in _PLACES:
-            holes.append(_Hole(at + 4, _CONSTANT, _PLACES[constant], _SLOT_BYTES))
-    assert holes, "template without a placeholder"
-    return tuple(holes)
+            return templates.KINDS[f"SB_OF_{kind.upper()}"], types.index(type_)
+    return 0, 0
