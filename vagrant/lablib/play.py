@@ -188,13 +188,14 @@ def started(guest: Guest, what: str, argv: list[str]) -> Task:
 def prepare(guests: Sequence[Guest]) -> None:
     """Does on every guest what the README says to do after installing."""
     argv = ["nfsblame", "prepare"]
-    for task in [started(guest, f"prepare on {guest.name}", argv) for guest in guests]:
+    unprepared = [guest for guest in guests if not compiled.is_prepared(guest)]
+    for task in [started(guest, f"prepare on {guest.name}", argv) for guest in unprepared]:
         status = task.wait(COMPILE_SECONDS)
         if status is None:
             raise ProductError(f"{task.what} did not end within {COMPILE_SECONDS:.0f} s")
         if status:
             raise ProductError(f"{task.what} ended with {status}: {task.said()}")
-    for guest in guests:
+    for guest in unprepared:
         compiled.take(guest)
 
 
