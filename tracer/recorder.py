@@ -11,9 +11,8 @@ import signal
 import struct
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -310,18 +309,13 @@ class Recorder:
         outbox.put_frame(
             wire.END, json.dumps({"mono_ns": time.monotonic_ns(), "reason": reason}).encode()
         )
-        # Each takes the kernel a tenth of a second of waiting for others: that is waited for where
-        # this process ends, and what was recorded is sealed and judged meanwhile.
-        threading.Thread(target=_close_all, args=(self._links,)).start()
+        # Meanwhile the writer seals: on a host short of CPUs each takes half a second.
+        for link in self._links:
+            os.close(link)
+            outbox.flush()
         left, status = _let_seal(outbox, writer.process)
         _set_nice(0, 0)
         return Ended(reason, status == 0 and not left, status, outbox.merged_intervals)
-
-
-def _close_all(links: Sequence[int]) -> None:
-    """Detach probes; a thread can, for the kernel does so without the interpreter."""
-    for link in links:
-        os.close(link)
 
 
 def _let_seal(outbox: Outbox, writer: subprocess.Popen[bytes]) -> tuple[bool, int | None]:
