@@ -45,7 +45,7 @@ class Guest:
             raise self.lost(str(error)) from error
 
     def wait(self, command: Command, seconds: float | None = None) -> int | None:
-        """Waits for the command; a lost guest is told with the end of its console."""
+        """Waits for the command; a lost guest is told with its console."""
         try:
             return command.wait(seconds)
         except LostGuest as error:

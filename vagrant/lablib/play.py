@@ -186,7 +186,7 @@ def started(guest: Guest, what: str, argv: list[str]) -> Task:
 
 
 def prepare(guests: Sequence[Guest]) -> None:
-    """Does on every guest what the README says to do after installing."""
+    """Does what the README says to do after installing, on guests that do not have it yet."""
     argv = ["nfsblame", "prepare"]
     unprepared = [guest for guest in guests if not compiled.is_prepared(guest)]
     for task in [started(guest, f"prepare on {guest.name}", argv) for guest in unprepared]:
