@@ -45,7 +45,7 @@ _CALLS: Final = {
 }
 
 
-# What clang does for nothing. bcc's own passes optimise whatever it gives them, so clang's before
+# Without what clang does for nothing: bcc's own passes optimise what they get, so clang's before
 # them are a second helping; debug information would end with the child, and every pass drags it.
 _CLANG: Final = ("-g0", "-Xclang", "-disable-llvm-passes", "-Wno-macro-redefined")
 

@@ -160,6 +160,7 @@ def test_all_calls_of_a_kind_share_the_templates_of_entry_and_exit() -> None:
     assert by_program["nfs_file_read_enter"].template == "vfs_enter_nfs"
     assert by_program["nfs_file_read_exit"].template == "vfs_exit_nfs"
     assert by_program["nfs_getattr_enter"].template == "vfs_enter_nfs"
+    assert by_program["nfs_file_open_enter"].template == by_program["nfs_lookup_enter"].template
     for one in functions.traced(functions.CLIENT, ["client"], kernel.arguments)[0]:
         assert by_program[f"{one.function}_enter"].filling == one.filling
 

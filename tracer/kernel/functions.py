@@ -129,15 +129,15 @@ CLIENT_FRAMES: Final = {
 # Arguments that lead to the superblock, the surest first: a struct file is filled in
 # late by an open.
 _SOURCES: Final = {
-    "kiocb": "kiocb",
-    "inode": "inode",
-    "dentry": "dentry",
-    "path": "path",
-    "file": "file",
-    "vm_area_struct": "vma",
-    "vm_fault": "fault",
-    "address_space": "mapping",
-    "readahead_control": "readahead",
+    "kiocb": "SB_OF_KIOCB",
+    "inode": "SB_OF_INODE",
+    "dentry": "SB_OF_DENTRY",
+    "path": "SB_OF_PATH",
+    "file": "SB_OF_FILE",
+    "vm_area_struct": "SB_OF_VMA",
+    "vm_fault": "SB_OF_FAULT",
+    "address_space": "SB_OF_MAPPING",
+    "readahead_control": "SB_OF_READAHEAD",
 }
 
 
@@ -206,5 +206,5 @@ def source(types: Sequence[str]) -> tuple[int, int]:
     """
     for type_, kind in _SOURCES.items():
         if type_ in types:
-            return templates.KINDS[f"SB_OF_{kind.upper()}"], types.index(type_)
+            return templates.KINDS[kind], types.index(type_)
     return 0, 0

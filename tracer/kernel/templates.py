@@ -11,18 +11,18 @@ from functools import cache
 from typing import Final, NamedTuple
 
 _KINDS: Final = (
-    "INODE",
-    "FILE",
-    "KIOCB",
-    "DENTRY",
-    "PATH",
-    "VMA",
-    "FAULT",
-    "MAPPING",
-    "READAHEAD",
+    "SB_OF_INODE",
+    "SB_OF_FILE",
+    "SB_OF_KIOCB",
+    "SB_OF_DENTRY",
+    "SB_OF_PATH",
+    "SB_OF_VMA",
+    "SB_OF_FAULT",
+    "SB_OF_MAPPING",
+    "SB_OF_READAHEAD",
 )
 # Which argument leads to the superblock, as sb_of() of bpf/kernel.h has it; 0 is none.
-KINDS: Final = {f"SB_OF_{kind}": number for number, kind in enumerate(_KINDS, 1)}
+KINDS: Final = {kind: number for number, kind in enumerate(_KINDS, 1)}
 
 # Stand in the compiled templates for the number of the call, and for the kind of the argument
 # that leads to the superblock. What clang computed from them would stay as it is: hash_of() of
