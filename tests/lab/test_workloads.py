@@ -166,7 +166,7 @@ REDIS = f"""
 mkdir {MOUNT}/redis
 redis-server --daemonize yes --port 7000 --dir {MOUNT}/redis --save '' \
     --appendonly yes --appendfsync always > /dev/null
-until redis-cli -p 7000 ping 2> /dev/null | grep -q PONG; do sleep 0.1; done
+until timeout 10 redis-cli -p 7000 ping 2> /dev/null | grep -q PONG; do sleep 0.1; done
 redis-cli -p 7000 -r 100 incr visits > /dev/null
 redis-cli -p 7000 shutdown nosave
 until ! pgrep -x redis-server > /dev/null; do sleep 0.1; done
